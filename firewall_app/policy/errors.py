@@ -1,0 +1,74 @@
+"""Every error that can reach a person, by whose fault it is.
+
+    FirewallError
+      CallerError                    fix the request
+        Invalid                      values that cannot be: every fault with its path
+        NotFound                     no such object for this caller
+        Conflict                     it contradicts something that exists
+      SwitchError                    the store holds it; the controller keeps trying, the switch stays closed
+        Refused                      the switch said no, in its own words
+        Unreachable                  the switch does not answer
+      StoreError                     nothing was changed
+
+Which HTTP status each becomes is said in one place, `api/errors.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with a request: where (`inbound_rules[2].ports`; empty for the whole) and what."""
+
+    at: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.at}: {self.problem}" if self.at else self.problem
+
+
+class FirewallError(Exception):
+    """Base of all errors of this program that a caller may see."""
+
+
+class CallerError(FirewallError):
+    """The request is at fault."""
+
+
+class Invalid(CallerError):
+    """A request with values that cannot be; carries every fault found, not only the first."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(map(str, self.faults)))
+
+    @classmethod
+    def one(cls, at: str, problem: str) -> Invalid:
+        return cls((Fault(at, problem),))
+
+
+class NotFound(CallerError):
+    """There is no such object, or none that this caller may see."""
+
+
+class Conflict(CallerError):
+    """The request contradicts something that exists; the message names it."""
+
+
+class SwitchError(FirewallError):
+    """A switch is at fault; what was asked is stored and will be tried again."""
+
+
+class Refused(SwitchError):
+    """A switch refused a flow; the message holds its words and the flow."""
+
+
+class Unreachable(SwitchError):
+    """A switch does not answer."""
+
+
+class StoreError(FirewallError):
+    """The store failed; nothing was changed."""
