@@ -1,0 +1,179 @@
+"""The pipeline, declared once: tables, priorities, registers, marks, zones, cookies.
+
+Everything that names a table, a register or a cookie names it from here; `Table.flow` refuses a flow that matches,
+writes or goes where its table does not say so.  `docs/pipeline.md` is printed from this file (`pages.py`).
+
+The table names are those of the talk (OvSCon 2017): 0, c1, c2, c3, z; c4 is its `ct(commit,table=z)` in a table of its
+own, so that a rule costs one flow and not two.
+
+To add a table: is it needed, or does a priority in one that exists do?  Where does a miss go (it must be closed)?
+Add it to TABLES in pipeline order, raise LAYOUT, and add it to the golden texts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from .flow import Action, Bits, Ct, Flow, Load, Match, Move, Resubmit, bits
+
+# --------------------------------------------------------------------------------------------- registers
+
+RULE = bits("reg4")  # id of the rule that matched; c4 writes it into the connection's label
+SLOT = bits("reg5")  # the droplet port whose half is being judged
+ZONE = bits("reg5", 0, 15)  # ... which is also its conntrack zone
+DIRECTION = bits("reg6")  # whose rules: INBOUND_RULES or OUTBOUND_RULES
+HALF = bits("reg7")  # FROM_DROPLET or TO_DROPLET
+MARK = bits("ct_mark")  # the policy generation at which the connection was last judged
+LABEL_RULE = bits("ct_label", 0, 31)  # the rule that admitted the connection; for people, never matched
+
+INBOUND_RULES, OUTBOUND_RULES = 0, 1
+FROM_DROPLET, TO_DROPLET = 1, 2
+
+
+@dataclass(frozen=True)
+class Register:
+    """What a register or a mark holds; printed into the documentation."""
+
+    where: Bits
+    name: str
+    meaning: str
+
+
+REGISTERS = (
+    Register(RULE, "rule", "id of the rule that matched"),
+    Register(SLOT, "slot", "16-bit id of the droplet port being judged, 1 to 65000; its conntrack zone too"),
+    Register(DIRECTION, "direction", "rules to judge by: 0 inbound, 1 outbound"),
+    Register(HALF, "half", "1: leaving a droplet port; 2: about to enter one"),
+    Register(MARK, "generation", "policy generation at which the connection was last judged, never 0"),
+    Register(LABEL_RULE, "admitted by", "id of the rule that admitted the connection (audit only)"),
+)
+
+# --------------------------------------------------------------------------------------------- cookies
+
+MAGIC = 0xD0F1  # top 16 bits of every cookie of ours: what has other bits there is never touched
+LAYOUT = 1  # raised whenever the meaning of tables or cookies changes
+COOKIE_MASK = 0xFFFF << 48
+
+
+class Kind(IntEnum):
+    """What part of the policy a flow comes from; bits 40 to 47 of its cookie."""
+
+    STATIC = 1  # the same on every switch
+    PORT = 2  # a droplet port: guards and delivery; low bits: slot
+    RULE = 3  # a rule; low bits: rule id
+    DROP = 8  # a drop that is counted for one port; low bits: slot
+
+
+def cookie(kind: Kind, number: int = 0) -> int:
+    """MAGIC | kind | layout version | slot or rule id.  No epoch: an unchanged flow keeps its cookie for ever."""
+    return MAGIC << 48 | kind << 40 | LAYOUT << 32 | number
+
+
+def cookie_parts(value: int) -> tuple[Kind, int] | None:
+    """(kind, slot or rule id) of a cookie of ours; None for one of someone else, or of another layout."""
+    if value >> 48 != MAGIC or value >> 32 & 0xFF != LAYOUT:
+        return None
+    try:
+        return Kind(value >> 40 & 0xFF), value & 0xFFFFFFFF
+    except ValueError:
+        return None
+
+
+# --------------------------------------------------------------------------------------------- tables
+
+_L3 = frozenset({"eth_type", "ip_proto"})
+_ADDRESSES = frozenset({"ipv4_src", "ipv4_dst", "ipv6_src", "ipv6_dst"})
+_PORTS = frozenset({"tcp_src", "tcp_dst", "udp_src", "udp_dst"})
+_ND = frozenset({"ip_ttl", "icmpv6_type", "icmpv6_code", "nd_target", "nd_sll", "nd_tll"})
+_ARP = frozenset({"arp_op", "arp_spa", "arp_sha"})
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the pipeline.
+
+    `judges`: whether a flow that goes away here can forbid something that was allowed; if so, its going bumps the
+    generation, so that live connections are judged again (compile.py, Generation).
+    """
+
+    id: int
+    name: str
+    purpose: str
+    may_match: frozenset[str]
+    may_write: frozenset[str]
+    goes_to: frozenset[int]
+    miss: str
+    judges: bool = True
+
+    def flow(self, priority: int, match: Match, *actions: Action, cookie: int) -> Flow:
+        """A flow of this table; raises ValueError when the table's declaration does not allow it."""
+        for term in match.terms:
+            if term.name not in self.may_match:
+                raise ValueError(f"table {self.name} may not match {term.name}")
+        for action in actions:
+            for target in _targets(action):
+                if target not in self.goes_to:
+                    raise ValueError(f"table {self.name} may not go to table {target}")
+            for written in _written(action):
+                if written not in self.may_write:
+                    raise ValueError(f"table {self.name} may not write {written}")
+        return Flow(self.id, priority, match, actions, cookie)
+
+
+def _targets(action: Action) -> tuple[int, ...]:
+    return (action.table,) if isinstance(action, Resubmit | Ct) else ()
+
+
+def _written(action: Action) -> tuple[str, ...]:
+    if isinstance(action, Load | Move):
+        return (action.to.name,)
+    if isinstance(action, Ct):
+        return tuple(inner.to.name for inner in action.exec)
+    return ()
+
+
+GUARD = Table(
+    0, "0",
+    "Anti-spoofing: a droplet port may send only from its own MAC and addresses, untagged. Says which half the packet "
+    "is in. Ports that nobody registered reach nothing.",
+    _L3 | _ADDRESSES | _PORTS | _ND | _ARP | {"in_port", "eth_src", "eth_dst", "vlan_vid"},
+    frozenset({"reg5", "reg7"}), frozenset({10, 40}), "drop",
+)  # fmt: skip
+DISPATCH = Table(
+    10, "c1",
+    "Sends what belongs to a protected droplet through connection tracking, in the zone of its port; lets "
+    "infrastructure (ARP, neighbour discovery, DHCP answers) and unprotected droplets by.",
+    _L3 | _PORTS | _ND | {"reg5", "reg7", "eth_dst"},
+    frozenset({"reg5", "reg6"}), frozenset({20, 40}), "to z",
+)  # fmt: skip
+STATE = Table(
+    20, "c2",
+    "Connections judged at the present generation pass at once. Everything else goes to the rules of the direction in "
+    "which its connection was opened, under the tuple of its first packet.",
+    _L3 | {"reg6", "reg7", "ct_state", "ct_mark", "tcp_flags", "ip_frag"},
+    frozenset({"reg6", "ct_mark"}), frozenset({30, 40}), "drop",
+)  # fmt: skip
+RULES = Table(
+    30, "c3",
+    "The rules. The first that matches admits; none drops, counted for each port and direction.",
+    _L3 | _ADDRESSES | _PORTS | {"reg5", "reg6"},
+    frozenset({"reg4"}), frozenset({35}), "drop",
+)  # fmt: skip
+VERDICT = Table(
+    35, "c4",
+    "Admitted: commits the connection with the present generation and the rule's id. Related ICMP errors are delivered "
+    "and never committed.",
+    _L3 | {"ct_state"},
+    frozenset({"ct_mark", "ct_label"}), frozenset({40}), "to z",
+)  # fmt: skip
+OUTPUT = Table(
+    40, "z",
+    "Delivers: into the droplet port, into the other half when the receiver is on this hypervisor too, or out of the "
+    "uplinks. What connection tracking refused to commit is dropped.",
+    _L3 | _PORTS | _ND | {"reg5", "reg7", "eth_dst", "ct_state", "ct_mark"},
+    frozenset({"reg5", "reg7"}), frozenset({10}), "drop", judges=False,
+)  # fmt: skip
+
+TABLES = (GUARD, DISPATCH, STATE, RULES, VERDICT, OUTPUT)
+BY_ID = {table.id: table for table in TABLES}
