@@ -1,0 +1,183 @@
+"""What switches were asked, have confirmed, and refused: the source of every `status` that the API shows.
+
+Pure: told of facts, asked for conclusions.  Nothing of it is stored.  After a restart nothing is confirmed until the
+switches have been read back, so that "succeeded" never rests on memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from .policy.policy import Change, Policy
+
+
+class Status(Enum):
+    WAITING = "waiting"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    ABSENT = "absent"  # ports: the switch has no such interface yet
+    UNREACHABLE = "unreachable"  # ports: their switch is not connected
+
+
+class Sync(Enum):
+    IN_SYNC = "in_sync"
+    SYNCING = "syncing"
+    FAILED = "failed"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True)
+class SwitchReport:
+    """What a session says of its switch, at one moment.  Revisions are those of the policy; -1 is none."""
+
+    sync: Sync = Sync.UNREACHABLE
+    confirmed: int = -1  # the newest revision that the switch has confirmed
+    failed: int = -1  # the newest revision that it refused
+    error: str | None = None
+    address: str | None = None
+    connected_since: datetime | None = None
+    openflow: str | None = None
+    software: str | None = None
+    flows: int = 0
+    last_change_at: datetime | None = None
+    last_repair_at: datetime | None = None
+    repaired_flows: int = 0
+    interfaces: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def connected(self) -> bool:
+        return self.sync is not Sync.UNREACHABLE
+
+
+@dataclass(frozen=True)
+class PendingChange:
+    """One droplet that a firewall's last change has not reached yet."""
+
+    droplet_id: int
+    removing: bool
+    status: Status
+
+
+@dataclass(frozen=True)
+class _Asked:
+    revision: int
+    removing: bool
+    hosts: frozenset[str]
+
+
+class Progress:
+    """Follows each change until every switch concerned has confirmed it."""
+
+    def __init__(self, revision: int) -> None:
+        self._start = revision
+        self.reports: dict[str, SwitchReport] = {}
+        self._firewalls: dict[str, dict[int, _Asked]] = {}  # firewall -> droplet -> what was asked last
+        self._ports: dict[str, int] = {}  # port -> the revision that changed it last
+        self._waiters: list[tuple[int, frozenset[str], Callable[[], None]]] = []
+
+    # ---- facts
+
+    def changed(
+        self, before: Policy, after: Policy, changes: Iterable[Change], hosts: frozenset[str], rev: int
+    ) -> None:
+        """A change was committed at revision `rev`; `hosts` are the hypervisors that it concerns."""
+        touched: set[str] = set()
+        for change in changes:
+            touched |= before.touched_firewalls(change) | after.touched_firewalls(change)
+        for firewall_id in touched:
+            if firewall_id not in after.firewalls:
+                self._firewalls.pop(firewall_id, None)
+                continue
+            old, new = before.firewalls.get(firewall_id), after.firewalls[firewall_id]
+            was = before.droplets_behind(old) if old else frozenset()
+            now = after.droplets_behind(new)
+            asked = self._firewalls.setdefault(firewall_id, {})
+            for droplet_id in was | now:
+                where = (before.hosts_of(droplet_id) | after.hosts_of(droplet_id)) & hosts
+                if where:
+                    asked[droplet_id] = _Asked(rev, droplet_id not in now, where)
+        for host in hosts:
+            for port_id in after.ports_on.get(host, ()):
+                self._ports[port_id] = rev
+        for port_id in before.ports.keys() - after.ports.keys():
+            self._ports.pop(port_id, None)
+
+    def reported(self, dpid: str, report: SwitchReport) -> None:
+        """A switch said how it stands."""
+        self.reports[dpid] = report
+        ready = [w for w in self._waiters if self.settled(w[0], w[1])]
+        self._waiters = [w for w in self._waiters if w not in ready]
+        for _, _, wake in ready:
+            wake()
+
+    # ---- conclusions
+
+    def settled(self, revision: int, hosts: Iterable[str]) -> bool:
+        """Whether each of the hypervisors has confirmed or refused a revision."""
+        return all(max(r.confirmed, r.failed) >= revision for r in map(self.report, hosts))
+
+    def report(self, dpid: str) -> SwitchReport:
+        return self.reports.get(dpid, SwitchReport())
+
+    def when_settled(self, revision: int, hosts: frozenset[str], wake: Callable[[], None]) -> Callable[[], None]:
+        """Calls `wake` once the hypervisors have answered; returns what to call to give up."""
+        waiter = (revision, hosts, wake)
+        self._waiters.append(waiter)
+
+        def give_up() -> None:
+            self._waiters = [w for w in self._waiters if w is not waiter]
+
+        return give_up
+
+    def _outcome(self, revision: int, hosts: Iterable[str]) -> Status:
+        reports = [self.report(dpid) for dpid in hosts]
+        if any(r.failed >= revision and r.confirmed < revision for r in reports):
+            return Status.FAILED
+        if any(r.confirmed < revision for r in reports):
+            return Status.WAITING
+        return Status.SUCCEEDED
+
+    def pending(self, policy: Policy, firewall_id: str) -> tuple[PendingChange, ...]:
+        """The droplets that a firewall's last changes have not reached, by droplet id."""
+        asked = self._firewalls.get(firewall_id, {})
+        for droplet_id in [d for d, a in asked.items() if self._outcome(a.revision, a.hosts) is Status.SUCCEEDED]:
+            if asked[droplet_id].revision > self._start:
+                del asked[droplet_id]
+        members = policy.droplets_behind(policy.firewalls[firewall_id])
+        found = []
+        for droplet_id in sorted(members | asked.keys()):
+            # What was in force before this process started is asked of every switch when it connects.
+            what = asked.get(droplet_id) or _Asked(self._start, False, policy.hosts_of(droplet_id))
+            status = self._outcome(what.revision, what.hosts)
+            if status is not Status.SUCCEEDED:
+                found.append(PendingChange(droplet_id, what.removing, status))
+        return tuple(found)
+
+    @staticmethod
+    def status_of(pending: Iterable[PendingChange]) -> Status:
+        """What the pending changes of a firewall amount to."""
+        statuses = {change.status for change in pending}
+        if Status.FAILED in statuses:
+            return Status.FAILED
+        return Status.WAITING if statuses else Status.SUCCEEDED
+
+    def port_status(self, policy: Policy, port_id: str) -> tuple[Status, str | None, int | None, str | None]:
+        """(status, error, OpenFlow number, interface name) of a port, the latter two as its switch has them."""
+        port = policy.ports[port_id]
+        report = self.report(port.hypervisor)
+        number, name = port.number, port.interface
+        if name is not None:
+            number = next((n for n, other in report.interfaces.items() if other == name), None)
+        elif number is not None:
+            name = report.interfaces.get(number)
+        if not report.connected:
+            return Status.UNREACHABLE, None, number, name
+        if number is None or number not in report.interfaces:
+            if report.sync is Sync.SYNCING and not report.interfaces:
+                return Status.WAITING, None, number, name
+            return Status.ABSENT, None, number, name
+        outcome = self._outcome(self._ports.get(port_id, self._start), (port.hypervisor,))
+        return outcome, report.error if outcome is Status.FAILED else None, number, name

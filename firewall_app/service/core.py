@@ -1,0 +1,200 @@
+"""The policy in force, the one way to change it, and the switches that follow it.
+
+A change, start to end: draft from the policy in force (faults are raised here, and nothing has happened) -> commit to
+the store -> the new policy is in force -> switches concerned are told to look.  Changes go one after the other; reads
+go on meanwhile and see the policy before or after, never between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, Protocol, TypeVar
+
+from ..pipeline.compile import Rulings, Unit, UnitKey, units
+from ..pipeline.flow import Flow
+from ..policy.errors import NotFound, Unreachable
+from ..policy.policy import Change, Counters, Draft, Policy
+from ..progress import Progress, SwitchReport, Sync
+
+T = TypeVar("T")
+
+
+class PolicyStore(Protocol):
+    """What the core needs of a store."""
+
+    def commit(self, changes: Iterable[Change], counters: Counters, expected: int) -> int: ...
+
+    def ping(self) -> None: ...
+
+
+class Event(Protocol):
+    """Something to wait for; of the kind that the runtime's loop knows."""
+
+    def set(self) -> None: ...
+
+    def wait(self, timeout: float) -> bool: ...
+
+
+class Runtime(Protocol):
+    """How the program waits, runs slow work and tells time; the rim decides with what."""
+
+    def lock(self) -> AbstractContextManager[object]: ...
+
+    def slow(self, work: Callable[[], T]) -> T:
+        """Runs blocking work without holding up anything else."""
+        ...
+
+    def event(self) -> Event: ...
+
+    def now(self) -> datetime: ...
+
+
+@dataclass(frozen=True)
+class FlowStats:
+    """A flow as read back from a switch, with its counters."""
+
+    flow: Flow | None  # None when it is none of ours and holds what we do not know
+    text: str
+    packets: int
+    bytes: int
+
+
+class Switch(Protocol):
+    """A connected switch."""
+
+    def policy_changed(self) -> None:
+        """The flows that it should hold may differ now."""
+
+    def resync(self) -> None:
+        """Read it back, compare, repair."""
+
+    def read_flows(self, timeout: float) -> list[FlowStats]:
+        """Every flow with a cookie of ours, read back now.  Raises Unreachable."""
+
+    def close(self) -> None:
+        """Disconnect it."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one request or one firewall may hold."""
+
+    droplets: int = 10
+    tags: int = 5
+    rules: int = 50
+    entries: int = 1000
+
+
+@dataclass(frozen=True)
+class Written(Generic[T]):
+    """What a write did: its result, and which switches must confirm which revision."""
+
+    value: T
+    revision: int
+    hosts: frozenset[str]
+
+
+class Core:
+    """The state of the program."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        revision: int,
+        store: PolicyStore,
+        runtime: Runtime,
+        rulings: Rulings | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.policy = policy
+        self.revision = revision
+        self.progress = Progress(revision)
+        self.rulings = rulings or Rulings()
+        self.limits = limits or Limits()
+        self.runtime = runtime
+        self.store = store
+        self._writing = runtime.lock()
+        self._switches: dict[str, Switch] = {}
+
+    # ---- changing the policy
+
+    def write(self, edit: Callable[[Draft], T]) -> Written[T]:
+        """Drafts, commits and puts in force.  What `edit` raises leaves everything as it was."""
+        with self._writing:
+            draft = self.policy.edit()
+            value = edit(draft)
+            changes, counters = draft.changes, draft.counters
+            if not changes:
+                return Written(value, self.revision, frozenset())
+            before, expected = self.policy, self.revision
+            revision = self.runtime.slow(lambda: self.store.commit(changes, counters, expected))
+            after = draft.done()
+            hosts = frozenset().union(*(before.concerned(c) | after.concerned(c) for c in changes))
+            self.policy, self.revision = after, revision
+            self.progress.changed(before, after, changes, hosts, revision)
+        for dpid in hosts:
+            if dpid in self._switches:
+                self._switches[dpid].policy_changed()
+        return Written(value, revision, hosts)
+
+    def wait(self, written: Written[T], seconds: float) -> bool:
+        """Waits until every switch concerned has confirmed or refused a write; False when the time is up."""
+        if self.progress.settled(written.revision, written.hosts):
+            return True
+        event = self.runtime.event()
+        give_up = self.progress.when_settled(written.revision, written.hosts, event.set)
+        try:
+            return event.wait(seconds)
+        finally:
+            give_up()
+
+    # ---- switches
+
+    def units(self, dpid: str, interfaces: Mapping[int, str]) -> tuple[int, dict[UnitKey, Unit]]:
+        """What a switch with these interfaces should hold now, and the revision of which that is true."""
+        return self.revision, units(self.policy, dpid, interfaces, self.rulings)
+
+    def connected(self, dpid: str, switch: Switch) -> None:
+        """A switch came; an older connection of the same datapath id is closed."""
+        old = self._switches.get(dpid)
+        self._switches[dpid] = switch
+        if old is not None and old is not switch:
+            old.close()
+
+    def reported(self, dpid: str, switch: Switch, report: SwitchReport) -> None:
+        """A switch said how it stands; what a replaced connection still says is not heard."""
+        if self._switches.get(dpid) is switch:
+            self.progress.reported(dpid, report)
+
+    def disconnected(self, dpid: str, switch: Switch) -> None:
+        """A switch went.  What it confirmed stays confirmed: without us it keeps its flows."""
+        if self._switches.get(dpid) is switch:
+            del self._switches[dpid]
+            last = self.progress.report(dpid)
+            gone = SwitchReport(confirmed=last.confirmed, failed=last.failed, error=last.error, flows=last.flows)
+            self.progress.reported(dpid, gone)
+
+    def switch(self, dpid: str) -> Switch:
+        """A connected switch.  Raises NotFound for one that nobody knows, Unreachable for one that is not there."""
+        if dpid in self._switches:
+            return self._switches[dpid]
+        if dpid in self.policy.hypervisors or dpid in self.progress.reports:
+            raise Unreachable(f"hypervisor {dpid} is not connected")
+        raise NotFound(f"there is no hypervisor {dpid}")
+
+    # ---- health
+
+    def ready(self) -> list[str]:
+        """Why the service is not ready; empty when it is."""
+        problems = []
+        try:
+            self.runtime.slow(self.store.ping)
+        except Exception as error:  # noqa: BLE001,RUF100 - whatever it is, the store is not ready
+            problems.append(f"store: {error}")
+        for dpid, report in sorted(self.progress.reports.items()):
+            if report.connected and report.sync is not Sync.IN_SYNC:
+                problems.append(f"hypervisor {dpid}: {report.sync.value}")
+        return problems

@@ -1,0 +1,209 @@
+"""Firewalls, as the tenant API has them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..policy.errors import Conflict, Fault, Invalid, NotFound
+from ..policy.model import Firewall, Rule, tag_key
+from ..policy.policy import Draft, Policy
+from ..progress import PendingChange, Status
+from .core import Core, Limits, Written
+from .rules import added, droplet_faults, keep_ids, removed, rule_faults, tag_faults, too_many, with_paths
+
+
+@dataclass(frozen=True)
+class FirewallSpec:
+    """A firewall as someone wants it; lists in the order in which they were written."""
+
+    name: str
+    inbound_rules: tuple[Rule, ...] = ()
+    outbound_rules: tuple[Rule, ...] = ()
+    droplet_ids: tuple[int, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FirewallView:
+    """A firewall, and how far its last changes have come."""
+
+    firewall: Firewall
+    status: Status
+    pending: tuple[PendingChange, ...]
+
+
+def view(core: Core, firewall: Firewall) -> FirewallView:
+    pending = core.progress.pending(core.policy, firewall.id)
+    return FirewallView(firewall, core.progress.status_of(pending), pending)
+
+
+def find(policy: Policy, account: str, firewall_id: str) -> Firewall:
+    firewall = policy.firewalls.get(firewall_id)
+    if firewall is None or firewall.account != account:
+        raise NotFound(f"there is no firewall {firewall_id}")
+    return firewall
+
+
+def every(core: Core, account: str) -> list[Firewall]:
+    """All firewalls of an account, the oldest first."""
+    return sorted((f for f in core.policy.firewalls.values() if f.account == account), key=_age)
+
+
+def of_droplet(core: Core, account: str, droplet_id: int) -> list[Firewall]:
+    """The firewalls that a droplet is behind, directly or by a tag.  Raises NotFound."""
+    droplet = core.policy.droplets.get(droplet_id)
+    if droplet is None or droplet.account != account:
+        raise NotFound(f"there is no droplet {droplet_id}")
+    return sorted(core.policy.firewalls_of(droplet_id), key=_age)
+
+
+def _age(firewall: Firewall) -> tuple[str, str]:
+    return str(firewall.created_at), firewall.id
+
+
+def create(core: Core, account: str, spec: FirewallSpec) -> Written[Firewall]:
+    """Raises Invalid, Conflict (`duplicate name`)."""
+
+    def edit(draft: Draft) -> Firewall:
+        policy = draft.peek()
+        _check(policy, account, spec, core.limits)
+        if any(f.account == account and f.name == spec.name for f in policy.firewalls.values()):
+            raise Conflict("duplicate name")
+        firewall = Firewall(
+            str(uuid.uuid4()), account, spec.name,
+            keep_ids(draft, (), spec.inbound_rules), keep_ids(draft, (), spec.outbound_rules),
+            spec.droplet_ids, spec.tags, core.runtime.now(),
+        )  # fmt: skip
+        draft.put(firewall)
+        return firewall
+
+    return core.write(edit)
+
+
+def update(core: Core, account: str, firewall_id: str, spec: FirewallSpec) -> Written[Firewall]:
+    """Replaces a firewall whole; what stays the same is not touched anywhere.  Raises Invalid, NotFound, Conflict."""
+
+    def edit(draft: Draft) -> Firewall:
+        policy = draft.peek()
+        old = find(policy, account, firewall_id)
+        _check(policy, account, spec, core.limits)
+        if any(f.account == account and f.name == spec.name and f.id != old.id for f in policy.firewalls.values()):
+            raise Conflict("duplicate name")
+        new = replace(
+            old, name=spec.name, droplet_ids=spec.droplet_ids, tags=spec.tags,
+            inbound_rules=keep_ids(draft, old.inbound_rules, spec.inbound_rules),
+            outbound_rules=keep_ids(draft, old.outbound_rules, spec.outbound_rules),
+        )  # fmt: skip
+        draft.put(new)
+        return new
+
+    return core.write(edit)
+
+
+def delete(core: Core, account: str, firewall_id: str) -> Written[Firewall]:
+    def edit(draft: Draft) -> Firewall:
+        firewall = find(draft.peek(), account, firewall_id)
+        draft.drop(firewall)
+        return firewall
+
+    return core.write(edit)
+
+
+def add_droplets(core: Core, account: str, firewall_id: str, ids: Sequence[int]) -> Written[Firewall]:
+    def edit(draft: Draft) -> Firewall:
+        policy = draft.peek()
+        old = find(policy, account, firewall_id)
+        new = replace(old, droplet_ids=tuple(dict.fromkeys((*old.droplet_ids, *ids))))
+        faults = droplet_faults(policy, account, ids, "droplet_ids")
+        faults += too_many("droplet_ids", "droplets", new.droplet_ids, core.limits.droplets)
+        return _put(draft, new, faults)
+
+    return core.write(edit)
+
+
+def remove_droplets(core: Core, account: str, firewall_id: str, ids: Sequence[int]) -> Written[Firewall]:
+    """Droplets that are not attached are passed over: the outcome is the one asked for."""
+
+    def edit(draft: Draft) -> Firewall:
+        old = find(draft.peek(), account, firewall_id)
+        return _put(draft, replace(old, droplet_ids=tuple(i for i in old.droplet_ids if i not in set(ids))))
+
+    return core.write(edit)
+
+
+def add_tags(core: Core, account: str, firewall_id: str, names: Sequence[str]) -> Written[Firewall]:
+    def edit(draft: Draft) -> Firewall:
+        policy = draft.peek()
+        old = find(policy, account, firewall_id)
+        there = old.tag_keys
+        fresh = {tag_key(account, n): n for n in names if tag_key(account, n) not in there}
+        new = replace(old, tags=(*old.tags, *fresh.values()))
+        faults = tag_faults(policy, account, names, "tags")
+        faults += too_many("tags", "tags", new.tags, core.limits.tags)
+        return _put(draft, new, faults)
+
+    return core.write(edit)
+
+
+def remove_tags(core: Core, account: str, firewall_id: str, names: Sequence[str]) -> Written[Firewall]:
+    def edit(draft: Draft) -> Firewall:
+        old = find(draft.peek(), account, firewall_id)
+        gone = {name.lower() for name in names}
+        return _put(draft, replace(old, tags=tuple(tag for tag in old.tags if tag.lower() not in gone)))
+
+    return core.write(edit)
+
+
+def add_rules(
+    core: Core, account: str, firewall_id: str, inbound: Sequence[Rule], outbound: Sequence[Rule]
+) -> Written[Firewall]:
+    """Rules that are there already are passed over."""
+
+    def edit(draft: Draft) -> Firewall:
+        policy = draft.peek()
+        old = find(policy, account, firewall_id)
+        new = replace(
+            old,
+            inbound_rules=added(draft, old.inbound_rules, inbound),
+            outbound_rules=added(draft, old.outbound_rules, outbound),
+        )
+        faults = rule_faults(policy, account, with_paths(inbound, outbound), core.limits)
+        faults += too_many("", "rules", new.rules, core.limits.rules)
+        return _put(draft, new, faults)
+
+    return core.write(edit)
+
+
+def remove_rules(
+    core: Core, account: str, firewall_id: str, inbound: Sequence[Rule], outbound: Sequence[Rule]
+) -> Written[int]:
+    """Removes rules that say the same as those given; the value is how many of those matched nothing."""
+
+    def edit(draft: Draft) -> int:
+        old = find(draft.peek(), account, firewall_id)
+        left_in, missed_in = removed(old.inbound_rules, inbound)
+        left_out, missed_out = removed(old.outbound_rules, outbound)
+        _put(draft, replace(old, inbound_rules=left_in, outbound_rules=left_out))
+        return missed_in + missed_out
+
+    return core.write(edit)
+
+
+def _put(draft: Draft, firewall: Firewall, faults: Sequence[Fault] = ()) -> Firewall:
+    if faults:
+        raise Invalid(faults)
+    draft.put(firewall)
+    return firewall
+
+
+def _check(policy: Policy, account: str, spec: FirewallSpec, limits: Limits) -> None:
+    faults = droplet_faults(policy, account, spec.droplet_ids, "droplet_ids")
+    faults += tag_faults(policy, account, spec.tags, "tags")
+    faults += rule_faults(policy, account, with_paths(spec.inbound_rules, spec.outbound_rules), limits)
+    faults += too_many("droplet_ids", "droplets", spec.droplet_ids, limits.droplets)
+    faults += too_many("tags", "tags", spec.tags, limits.tags)
+    faults += too_many("", "rules", spec.inbound_rules + spec.outbound_rules, limits.rules)
+    if faults:
+        raise Invalid(faults)

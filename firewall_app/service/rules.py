@@ -1,0 +1,86 @@
+"""What all rule sets have in common: names that must exist, limits, and rules that keep their id.
+
+Names are looked up within one account; what belongs to another does not exist here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from ..policy.errors import Fault
+from ..policy.model import Rule, tag_key
+from ..policy.policy import Draft, Policy
+from .core import Limits
+
+PEER_KEY = {"inbound": "sources", "outbound": "destinations"}
+LISTS = ("addresses", "droplet_ids", "tags", "load_balancer_uids", "kubernetes_ids")
+
+
+def rule_faults(policy: Policy, account: str, rules: Iterable[tuple[str, Rule]], limits: Limits) -> list[Fault]:
+    """What is wrong with rules as parts of a policy; each comes with its path (`inbound_rules[2]`)."""
+    faults: list[Fault] = []
+    for at, rule in rules:
+        where = f"{at}.{PEER_KEY[rule.direction.value]}"
+        for name in LISTS:
+            count = len(getattr(rule.peer, name))
+            if count > limits.entries:
+                faults.append(Fault(f"{where}.{name}", f"{count} entries; no more than {limits.entries} are allowed"))
+        faults += droplet_faults(policy, account, rule.peer.droplet_ids, f"{where}.droplet_ids")
+        faults += tag_faults(policy, account, rule.peer.tags, f"{where}.tags")
+    return faults
+
+
+def droplet_faults(policy: Policy, account: str, ids: Sequence[int], at: str) -> list[Fault]:
+    def exists(droplet_id: int) -> bool:
+        droplet = policy.droplets.get(droplet_id)
+        return droplet is not None and droplet.account == account
+
+    return [Fault(f"{at}[{i}]", f"droplet {d} does not exist") for i, d in enumerate(ids) if not exists(d)]
+
+
+def tag_faults(policy: Policy, account: str, names: Sequence[str], at: str) -> list[Fault]:
+    return [
+        Fault(f"{at}[{i}]", f"tag {name!r} does not exist")
+        for i, name in enumerate(names)
+        if tag_key(account, name) not in policy.tags
+    ]
+
+
+def too_many(at: str, what: str, items: Sequence[object], limit: int) -> list[Fault]:
+    if len(items) <= limit:
+        return []
+    return [Fault(at, f"there must be no more than {limit} {what}, not {len(items)}")]
+
+
+def with_paths(inbound: Sequence[Rule], outbound: Sequence[Rule]) -> list[tuple[str, Rule]]:
+    found = [(f"inbound_rules[{i}]", rule) for i, rule in enumerate(inbound)]
+    return found + [(f"outbound_rules[{i}]", rule) for i, rule in enumerate(outbound)]
+
+
+def keep_ids(draft: Draft, old: Sequence[Rule], new: Sequence[Rule]) -> tuple[Rule, ...]:
+    """The new rules with ids: a rule that was there keeps its own, so that its flows stay untouched."""
+    free = list(old)
+    result = []
+    for rule in new:
+        known = next((o for o in free if o == rule), None) or next((o for o in free if o.same(rule)), None)
+        if known is not None:
+            free.remove(known)
+        result.append(replace(rule, id=known.id if known is not None else draft.new_rule_id()))
+    return tuple(result)
+
+
+def added(draft: Draft, old: Sequence[Rule], new: Sequence[Rule]) -> tuple[Rule, ...]:
+    """The old rules and those of the new ones that are not among them yet."""
+    result = list(old)
+    for rule in new:
+        if not any(rule.same(other) for other in result):
+            result.append(replace(rule, id=draft.new_rule_id()))
+    return tuple(result)
+
+
+def removed(old: Sequence[Rule], gone: Sequence[Rule]) -> tuple[tuple[Rule, ...], int]:
+    """The old rules less those that say the same as one of `gone`; and how many of `gone` matched none."""
+    left = tuple(rule for rule in old if not any(rule.same(other) for other in gone))
+    unmatched = sum(not any(rule.same(other) for other in old) for rule in gone)
+    return left, unmatched

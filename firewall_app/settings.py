@@ -1,0 +1,64 @@
+"""Every option, with default and unit; read once, when the application starts.
+
+They live in the `[firewall]` section of the file that `ryu-manager --config-file` reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from oslo_config import cfg
+
+from .policy.model import DEFAULT_ACCOUNT
+
+
+def _option(default: Any, text: str) -> Any:
+    from dataclasses import field
+
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one controller process."""
+
+    database: str = _option("sqlite:///firewall.db", "SQLAlchemy URL of the store: sqlite:///FILE or postgresql://...")
+    token_file: str = _option(
+        "", "where a first operator's token is written when none exists; default: beside the database"
+    )
+    uplinks: tuple[str, ...] = _option(
+        ("eth*", "en*", "bond*"), "interfaces that are uplinks on hypervisors that name none: shell patterns or numbers"
+    )
+    enrol: bool = _option(
+        True, "give unregistered hypervisors that connect the closed pipeline; false: disconnect them"
+    )
+    closed: bool = _option(False, "droplets behind no firewall are closed instead of open")
+    max_droplets: int = _option(10, "droplets attached directly to one firewall")
+    max_tags: int = _option(5, "tags attached to one firewall")
+    max_rules: int = _option(50, "rules of one firewall, both directions together")
+    max_entries: int = _option(1000, "entries in one list of a rule's sources or destinations")
+    max_body: int = _option(1 << 20, "bytes of one request body")
+    max_connections: int = _option(1000, "HTTP connections at once")
+    http_timeout: int = _option(30, "seconds that an HTTP client may take to send a request")
+    reply_timeout: int = _option(30, "seconds that a switch may take to answer before it is disconnected")
+    audit_interval: int = _option(
+        300, "seconds between two readings of a switch that should have nothing new; 0: never"
+    )
+    default_account: str = _option(DEFAULT_ACCOUNT, "the account of what is registered without one")
+
+
+_TYPES = {str: cfg.StrOpt, int: cfg.IntOpt, bool: cfg.BoolOpt, tuple: cfg.ListOpt}
+
+
+def read(conf: cfg.ConfigOpts) -> Settings:
+    """Reads the settings; raises oslo_config's errors, which name the option."""
+    options = []
+    for field in fields(Settings):
+        kind = _TYPES[type(field.default)]
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        options.append(kind(field.name, default=default, help=field.metadata["help"]))
+    conf.register_opts(options, group="firewall")
+    values = {field.name: conf.firewall[field.name] for field in fields(Settings)}
+    values["uplinks"] = tuple(values["uplinks"])
+    return Settings(**values)
