@@ -1,0 +1,1 @@
+"""Everything between flows as values and a switch: bytes, sessions, the connection that Ryu gives us."""

@@ -1,0 +1,118 @@
+"""What Ryu 4.34 needs to serve us on a current Python, each with its reason.  Import before its services start.
+
+Ryu is unmaintained; everything that we change in it is here.  (That it starts at all is `firewall_app_startup.py`.)
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import ssl as _stdlib_ssl
+from collections.abc import Callable
+from typing import Any
+
+import eventlet
+from eventlet.green import ssl
+from ryu import cfg
+from ryu.controller import controller
+from ryu.lib import ip
+from ryu.ofproto import ofproto_v1_3_parser, ofproto_v1_4_parser
+
+LOG = logging.getLogger(__name__)
+BACKLOG = 4096  # switches that may wait to be accepted: a thousand hypervisors come back at once after an outage
+HANDSHAKE_TIMEOUT = 10.0  # seconds
+_RETRY_ACCEPT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED}
+
+# Message types that a session reads itself, in bytes (OpenFlow 1.4.0, 7.1): error, experimenter, configuration reply,
+# port status, multipart reply, barrier reply, role reply, bundle control.
+_OURS = (1, 4, 8, 12, 19, 21, 25, 33)
+
+
+class Listener:
+    """Replaces Ryu's StreamServer.
+
+    Ryu's pops its TLS arguments while serving the first connection, so that only one TLS switch ever connects; it
+    listens with a backlog of 50, so that a storm of reconnects is paced by SYN retransmission; it stops for good at
+    the first failed accept; and it lets a second process take half of the switches (SO_REUSEPORT).
+    """
+
+    def __init__(
+        self,
+        listen_info: tuple[str, int],
+        handle: Callable[[Any, Any], None],
+        backlog: int | None = None,  # noqa: ARG002 - Ryu's signature
+        spawn: str = "default",  # noqa: ARG002
+        **tls: Any,
+    ) -> None:
+        family = socket.AF_INET6 if ip.valid_ipv6(listen_info[0]) else socket.AF_INET
+        try:
+            self._server = eventlet.listen(listen_info, family=family, backlog=BACKLOG, reuse_port=False)
+        except OSError as error:
+            raise SystemExit(f"cannot listen for switches on {listen_info[0]} port {listen_info[1]}: {error}") from None
+        self._handle = handle
+        self._context = _context(tls) if tls else None
+        LOG.info("listening for switches on %s port %d", *self._server.getsockname()[:2])
+
+    def serve_forever(self) -> None:
+        while True:
+            try:
+                sock, address = self._server.accept()
+            except OSError as error:
+                if error.errno not in _RETRY_ACCEPT:
+                    raise
+                LOG.error("cannot accept a switch: %s", error)
+                eventlet.sleep(0.5)
+                continue
+            eventlet.spawn_n(self._serve, sock, address)
+
+    def _serve(self, sock: Any, address: Any) -> None:
+        if self._context is not None:
+            try:
+                sock.settimeout(HANDSHAKE_TIMEOUT)
+                sock = self._context.wrap_socket(sock, server_side=True)
+            except (OSError, eventlet.Timeout) as error:
+                LOG.warning("TLS handshake with %s failed: %s", address[0], error)
+                sock.close()
+                return
+        self._handle(sock, address)
+
+
+def _context(tls: dict[str, Any]) -> Any:
+    context = ssl.SSLContext(_stdlib_ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _stdlib_ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(tls["certfile"], tls["keyfile"])
+    if tls.get("ca_certs"):
+        context.load_verify_locations(tls["ca_certs"])
+        context.verify_mode = _stdlib_ssl.CERT_REQUIRED
+    return context
+
+
+def _tap(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A parser that hands the bytes to the session of the switch, if it has one, instead of building Ryu's objects.
+
+    Ryu takes 40 to 99 us to parse one flow of a statistics reply; and it can read none of what we need from it.
+    """
+
+    def parse(datapath: Any, version: int, kind: int, length: int, xid: int, data: Any) -> Any:
+        link = getattr(datapath, "firewall_link", None)
+        if link is None:
+            return original(datapath, version, kind, length, xid, data)
+        link.received(bytes(data))
+        return None
+
+    return parse
+
+
+def install() -> None:
+    """Makes the changes; once."""
+    if controller.StreamServer is Listener:
+        return
+    controller.StreamServer = Listener
+    for parser in (ofproto_v1_3_parser, ofproto_v1_4_parser):
+        for kind in _OURS:
+            if kind in parser._MSG_PARSERS:
+                parser._MSG_PARSERS[kind] = _tap(parser._MSG_PARSERS[kind])
+    # Ryu sends no echo requests unless told to, and so never notices a switch that is gone without a word.
+    cfg.CONF.set_default("echo_request_interval", 5.0)
+    cfg.CONF.set_default("maximum_unreplied_echo_requests", 3)

@@ -1,0 +1,174 @@
+"""The rim of a session: a Ryu datapath, a green thread, a clock.  Decides nothing.
+
+One thread for each switch takes what happens from an inbox, gives it to the session and sends what that returns, so
+that a switch that does not read holds up nobody but itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import eventlet
+from eventlet.event import Event
+from eventlet.queue import Empty, LightQueue
+
+from ..pipeline.compile import Unit, UnitKey
+from ..policy.errors import Unreachable
+from ..progress import SwitchReport
+from . import wire
+from .session import Moment, Session
+
+LOG = logging.getLogger(__name__)
+INBOX = 4096  # events that may wait; a switch that floods is then read no faster than we work
+CHUNK = 32 << 10  # bytes given to a socket at once: joined messages, but other threads get their turn
+
+
+class FlowReading(Protocol):
+    """How a raw flow is told to people; see `service.core.FlowStats`."""
+
+    def __call__(self, raw: wire.RawFlow) -> Any: ...
+
+
+class Owner(Protocol):
+    """Who is told of switches, and knows what they should hold."""
+
+    def units(self, dpid: str, interfaces: Any) -> tuple[int, dict[UnitKey, Unit]]: ...
+
+    def connected(self, dpid: str, switch: Any) -> None: ...
+
+    def reported(self, dpid: str, switch: Any, report: SwitchReport) -> None: ...
+
+    def disconnected(self, dpid: str, switch: Any) -> None: ...
+
+
+def moment() -> Moment:
+    return Moment(time.monotonic(), datetime.now(UTC))
+
+
+class Link:
+    """A connected switch; what `service.core.Switch` promises."""
+
+    def __init__(
+        self, owner: Owner, datapath: Any, tell: FlowReading, *, reply_timeout: float, audit_interval: float
+    ) -> None:
+        self.dpid = f"{datapath.id:016x}"
+        self._owner = owner
+        self._datapath = datapath
+        self._tell = tell
+        self._inbox: LightQueue = LightQueue(INBOX)
+        self._changed = False  # a policy change is in the inbox already
+        self._open = True
+        self._readers: list[Event] = []
+        self._session = Session(
+            self.dpid,
+            datapath.ofproto.OFP_VERSION,
+            lambda interfaces: owner.units(self.dpid, interfaces),
+            moment(),
+            ":".join(map(str, datapath.address[:2])),
+            reply_timeout=reply_timeout,
+            audit_interval=audit_interval,
+        )
+
+    def run(self) -> None:
+        """The switch's thread, from connect to disconnect."""
+        self._owner.connected(self.dpid, self)
+        report = None
+        try:
+            self._send(self._session.start(moment()))
+            while self._open and self._session.dead is None:
+                if self._session.report is not report:
+                    report = self._session.report
+                    self._owner.reported(self.dpid, self, report)
+                for line in self._session.changes:
+                    LOG.info("hypervisor %s: %s", self.dpid, line)
+                self._session.changes.clear()
+                self._send(self._handle())
+            if self._session.dead is not None:
+                LOG.warning("hypervisor %s: disconnecting: %s", self.dpid, self._session.dead)
+        except Exception:
+            LOG.exception("hypervisor %s: disconnecting after an internal error", self.dpid)
+        finally:
+            self.close()
+            self._wake_readers(Unreachable(f"hypervisor {self.dpid} went away"))
+            self._owner.disconnected(self.dpid, self)
+
+    def _handle(self) -> list[bytes]:
+        try:
+            event = self._inbox.get(timeout=1)
+        except Empty:
+            return self._session.tick(moment())
+        if isinstance(event, bytes):
+            reads = self._session.reads
+            out = self._session.receive(event, moment())
+            if self._session.reads != reads and self._readers:
+                self._wake_readers([self._tell(raw) for raw in self._session.flows_read])
+            return out
+        if event == "policy":
+            self._changed = False
+            return self._session.policy_changed(moment())
+        if event == "resync":
+            return self._session.resync(moment())
+        if isinstance(event, Event):
+            self._readers.append(event)
+            return self._session.resync(moment(), keep_flows=True)
+        return []
+
+    def _send(self, messages: list[bytes]) -> None:
+        chunk: list[bytes] = []
+        size = 0
+        for message in messages:
+            chunk.append(message)
+            size += len(message)
+            if size >= CHUNK:
+                self._datapath.send(b"".join(chunk))
+                chunk, size = [], 0
+                eventlet.sleep(0)
+        if chunk:
+            self._datapath.send(b"".join(chunk))
+
+    def _wake_readers(self, answer: Any) -> None:
+        readers, self._readers = self._readers, []
+        for reader in readers:
+            if isinstance(answer, Exception):
+                reader.send_exception(answer)
+            else:
+                reader.send(answer)
+
+    # ---- from Ryu
+
+    def received(self, data: bytes) -> None:
+        """A message came; blocks the socket's reader when too many wait."""
+        if self._open:
+            self._inbox.put(data)
+
+    # ---- service.core.Switch
+
+    def policy_changed(self) -> None:
+        if not self._changed:
+            self._changed = True
+            self._inbox.put("policy")
+
+    def resync(self) -> None:
+        self._inbox.put("resync")
+
+    def read_flows(self, timeout: float) -> list[Any]:
+        reader = Event()
+        self._inbox.put(reader)
+        answer: list[Any] | None = None
+        with eventlet.Timeout(timeout, False):
+            answer = reader.wait()
+        if answer is None:
+            self._readers = [other for other in self._readers if other is not reader]
+            raise Unreachable(f"hypervisor {self.dpid} did not answer within {timeout:g} s")
+        return answer
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._datapath.firewall_link = None
+            self._datapath.close()
+            if not self._inbox.full():
+                self._inbox.put("stop")

@@ -1,0 +1,438 @@
+"""One switch: read it back, compare with what it should hold, send the difference in one atomic bundle, confirm.
+
+API model.  Events go in (`start`, `receive`, `policy_changed`, `resync`, `tick`), messages to send come out; `report`
+says how the switch stands, `dead` that the connection is to be closed and why.  No socket, no clock, no thread: time is
+an argument.
+
+Design.  (1) The switch alone knows what it holds.  `_actual` is what was read back, changed only by what it confirmed.
+(2) One path for first connect, reconnect, repair and change: `_compare`.  (3) A refused flow is noticed before the
+commit, since a bundle is not poisoned by it: after the adds a barrier, and any error so far discards the bundle; the
+switch keeps what it had.  (4) One bundle in flight; what happens meanwhile only marks the session dirty.
+(5) When a comparison takes something away, the generation goes up in the same bundle (compile.py, Generation).
+
+Sources: OpenFlow 1.4.0, 6.9 (bundles) and 7.3.9; the connect sequence of docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import Enum, auto
+from typing import NamedTuple
+
+from ..pipeline.compile import Generation, PortGuards, Unit, UnitKey, next_generation
+from ..pipeline.diff import Desired, Difference, difference
+from ..pipeline.flow import CT_EST, CT_TRK, Flow, match
+from ..pipeline.tables import BY_ID, COOKIE_MASK, MAGIC, STATE, Kind, cookie_parts
+from ..progress import SwitchReport, Sync
+from . import wire
+
+OLDEST = (2, 8)  # the first Open vSwitch with resubmit(,table,ct)
+FRAGMENTS_NX_MATCH = 3  # OFPC_FRAG_NX_MATCH: a first fragment keeps its ports, a later one has none
+RETRY_FIRST, RETRY_MOST = 5.0, 300.0  # seconds until a refused change is tried again
+GENERATION: UnitKey = ("generation", "")
+
+Plan = Callable[[Mapping[int, str]], tuple[int, dict[UnitKey, Unit]]]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When something happens: seconds of a clock that only goes forward, and the time of day."""
+
+    seconds: float
+    wall: datetime
+
+
+class Key(NamedTuple):
+    """What OpenFlow calls identical, in bytes."""
+
+    table: int
+    priority: int
+    match: bytes
+
+
+class Body(NamedTuple):
+    cookie: int
+    instructions: bytes
+
+
+class State(Enum):
+    READING = auto()  # asked for version, ports, role and flows
+    IDLE = auto()  # nothing in flight
+    ADDING = auto()  # a bundle is being filled; the barrier is on its way
+    COMMITTING = auto()
+    UNFIT = auto()  # a switch that we cannot drive: left alone
+
+
+class Session:
+    """The conversation with one connected switch."""
+
+    def __init__(
+        self, dpid: str, version: int, plan: Plan, now: Moment, address: str | None = None, *,
+        reply_timeout: float = 30, audit_interval: float = 300,
+    ) -> None:  # fmt: skip
+        self.dpid = dpid
+        self.dead: str | None = None
+        self.reads = 0  # how many times the switch was read back to the end
+        self.flows_read: tuple[wire.RawFlow, ...] = ()  # the last reading, when it was asked to be kept
+        self.changes: list[str] = []  # what was decided since the link looked last, one line each
+        self.report = SwitchReport(
+            Sync.SYNCING, address=address, connected_since=now.wall, openflow={4: "1.3", 5: "1.4"}[version]
+        )
+        self._version = version
+        self._plan = plan
+        self._reply_timeout, self._audit_interval = reply_timeout, audit_interval
+        self._state = State.READING
+        self._xid = 0x80000000
+        self._bundle = 0
+        self._expected: dict[int, str] = {}  # xids that must be answered, and what was asked
+        self._deadline: float | None = None
+        self._dirty = False
+        self._resync = False
+        self._audit_at = 0.0
+        self._interfaces: dict[int, str] = {}
+        self._ports_read: dict[int, str] = {}
+        self._reading: list[wire.RawFlow] = []
+        self._actual: dict[Key, Body] = {}
+        self._desired: Desired[Key, Body] = Desired(_render)
+        self._look_at: set[Key] | None = None  # keys that may differ; None: all
+        self._slots: frozenset[int] = frozenset()  # whose zones are in use on the switch
+        self._keep_flows = False
+        self._auditing = False  # comparing with a fresh reading of a switch that was in step
+        self._in_bundle: Difference[Key, Body] | None = None
+        self._bundle_slots: frozenset[int] = frozenset()
+        self._revision = -1
+        self._added: dict[int, Key] = {}  # xid of an add -> its flow
+        self._errors: list[wire.Error] = []
+        self._retry_at: float | None = None
+        self._retry_after = RETRY_FIRST
+
+    # ---- events
+
+    def start(self, now: Moment) -> list[bytes]:
+        """The switch has connected."""
+        return self._read(now, everything=True)
+
+    def policy_changed(self, now: Moment) -> list[bytes]:
+        """What the switch should hold may have changed."""
+        self._dirty = True
+        return self._compare(now) if self._state is State.IDLE else []
+
+    def resync(self, now: Moment, keep_flows: bool = False) -> list[bytes]:
+        """Read the flows back and repair what differs; with `keep_flows`, `flows_read` is what was found."""
+        self._keep_flows = self._keep_flows or keep_flows
+        if self._state is State.IDLE:
+            return self._read(now, everything=False)
+        self._resync = self._state is not State.UNFIT
+        return []
+
+    def tick(self, now: Moment) -> list[bytes]:
+        """Time has passed; call every second or so."""
+        if self._deadline is not None and now.seconds > self._deadline:
+            asked = ", ".join(sorted(set(self._expected.values())))
+            self.dead = f"no answer to {asked} within {self._reply_timeout:g} s"
+        elif self._state is State.IDLE and self._retry_at is not None and now.seconds >= self._retry_at:
+            self._retry_at = None
+            return self._read(now, everything=False)
+        elif self._state is State.IDLE and self._audit_interval and now.seconds >= self._audit_at:
+            return self._read(now, everything=False)
+        return []
+
+    def receive(self, data: bytes, now: Moment) -> list[bytes]:
+        """One whole message from the switch; a malformed one ends the session."""
+        try:
+            message = wire.decode(data)
+        except wire.DecodeError as error:
+            self.dead = f"malformed message: {error}"
+            return []
+        if self._state is State.UNFIT:
+            return []
+        match message:
+            case wire.Error():
+                return self._on_error(message, now)
+            case wire.PortStatus():
+                return self._on_port(message, now)
+            case wire.DescReply():
+                return self._on_version(message, now)
+            case wire.PortDescReply():
+                self._ports_read |= {port.number: port.name for port in message.ports}
+                if message.more:
+                    return []
+                self._interfaces, self._ports_read = self._ports_read, {}
+            case wire.RoleReply():
+                return self._on_role(message, now)
+            case wire.FlowStatsReply():
+                if message.xid in self._expected:
+                    self._reading += message.flows
+                if message.more:
+                    return []
+            case wire.BarrierReply():
+                if self._state is State.ADDING and message.xid in self._expected:
+                    del self._expected[message.xid]
+                    return self._commit_or_discard(now)
+            case wire.BundleReply():
+                if message.kind == wire.BUNDLE_COMMIT and message.xid in self._expected:
+                    del self._expected[message.xid]
+                    return self._committed(now)
+                return []
+            case _:
+                return []
+        return self._answered(message.xid, now)
+
+    # ---- reading
+
+    def _read(self, now: Moment, everything: bool) -> list[bytes]:
+        self._state = State.READING
+        self._resync = False
+        self._reading = []
+        self._expected = {}
+        if everything:
+            return [
+                wire.desc_request(self._version, self._ask("its version", now)),
+                wire.port_desc_request(self._version, self._ask("its ports", now)),
+            ]
+        xid = self._ask("its flows", now)
+        return [wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK)]
+
+    def _answered(self, xid: int, now: Moment) -> list[bytes]:
+        self._expected.pop(xid, None)
+        if self._state is not State.READING or self._expected:
+            return []
+        self._deadline = None
+        self._audit_at = now.seconds + self._audit_interval
+        found, self._reading = self._reading, []
+        self.reads += 1
+        self.flows_read, self._keep_flows = tuple(found) if self._keep_flows else (), False
+        self._actual = {Key(f.table, f.priority, f.match): Body(f.cookie, f.instructions) for f in found}
+        self._auditing = self.reads > 1
+        self._look_at = None
+        used = (cookie_parts(f.cookie) for f in found)
+        self._slots = frozenset(part[1] for part in used if part and part[0] is Kind.PORT)
+        self._state = State.IDLE
+        return self._compare(now)
+
+    def _on_version(self, message: wire.DescReply, now: Moment) -> list[bytes]:
+        """Nothing is asked to change of a switch that we cannot drive."""
+        if message.xid not in self._expected:
+            return []
+        self.report = replace(self.report, software=f"{message.hardware} {message.software}".strip())
+        found = re.match(r"(\d+)\.(\d+)", message.software)
+        if message.hardware != "Open vSwitch" or not found or (int(found[1]), int(found[2])) < OLDEST:
+            self._state, self._deadline = State.UNFIT, None
+            wanted = ".".join(map(str, OLDEST))
+            why = f"Open vSwitch {wanted} or newer is needed; this is {self.report.software!r}"
+            self.report = replace(self.report, sync=Sync.FAILED, error=why)
+            self.changes.append(why)
+            return []
+        out = [
+            # Which role generation was used last is the switch's to say; ours is the next one (`_on_role`).
+            wire.role_request(self._version, self._ask("its role", now), 0),
+            wire.set_config(self._version, self._next_xid(), FRAGMENTS_NX_MATCH, 128),
+            wire.barrier(self._version, self._ask("a barrier", now)),
+        ]
+        xid = self._ask("its flows", now)
+        out.append(wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK))
+        return out + self._answered(message.xid, now)
+
+    def _on_role(self, message: wire.RoleReply, now: Moment) -> list[bytes]:
+        if message.xid not in self._expected:
+            return []
+        out = []
+        if message.role != wire.ROLE_MASTER:
+            # All ones is "none was ever used".
+            generation = (message.generation_id + 1) & 0xFFFFFFFFFFFFFFFF
+            xid = self._ask("the master role", now)
+            out.append(wire.role_request(self._version, xid, wire.ROLE_MASTER, generation))
+        return out + self._answered(message.xid, now)
+
+    def _on_port(self, message: wire.PortStatus, now: Moment) -> list[bytes]:
+        number, name = message.port.number, message.port.name
+        if message.reason == wire.PORT_DELETE:
+            if self._interfaces.pop(number, None) is None:
+                return []
+        elif self._interfaces.get(number) == name:
+            return []  # a link went up or down: no flow depends on it
+        else:
+            self._interfaces[number] = name
+        self.report = replace(self.report, interfaces=dict(self._interfaces))
+        return self.policy_changed(now)
+
+    # ---- comparing and changing
+
+    def _compare(self, now: Moment) -> list[bytes]:
+        """Sends what makes the switch hold what it should; nothing to send is a confirmation too."""
+        self._dirty = False
+        revision, units = self._plan(self._interfaces)
+        generation = self._desired.unit(GENERATION)
+        if not isinstance(generation, Generation):
+            generation = Generation(_generation(self._actual) or int(now.wall.timestamp()) & 0x7FFFFFFF or 1)
+        touched = self._desired.update({**units, GENERATION: generation})
+        look_at = None if self._look_at is None else self._look_at | touched
+        changes = difference(self._desired, self._actual, look_at)
+        if changes.takes_away(_judges):
+            touched = self._desired.put(GENERATION, Generation(next_generation(generation.number)))
+            changes = difference(self._desired, self._actual, None if look_at is None else look_at | touched)
+        self._look_at = set()
+        slots = frozenset(unit.slot for unit in units.values() if isinstance(unit, PortGuards))
+        self.report = replace(self.report, interfaces=dict(self._interfaces))
+        if not changes:
+            self._slots = slots
+            return self._confirm(revision, now, 0)
+        return self._send(changes, revision, slots, now)
+
+    def _send(self, changes: Difference[Key, Body], revision: int, slots: frozenset[int], now: Moment) -> list[bytes]:
+        version, self._state = self._version, State.ADDING
+        self._in_bundle, self._revision, self._bundle_slots = changes, revision, slots
+        self._added, self._errors, self._expected = {}, [], {}
+        self._bundle = self._bundle % 0xFFFFFFFF + 1
+        self.report = replace(self.report, sync=Sync.SYNCING)
+        out = []
+        # The connection state of a slot's last owner must not serve the next.  A switch without any flow of ours has
+        # been restarted: its connections, if the kernel kept them, are those of the slots' present owners.
+        if self._actual:
+            out += [wire.ct_flush_zone(version, self._next_xid(), slot) for slot in sorted(slots - self._slots)]
+        out.append(wire.bundle_open(version, self._next_xid(), self._bundle))
+        for key in changes.delete:
+            out.append(self._add(wire.DELETE_STRICT, key, None))
+        for key, body in changes.put:
+            out.append(self._add(wire.ADD, key, body))
+        out.append(wire.barrier(version, self._ask("a bundle", now)))
+        return out
+
+    def _add(self, command: int, key: Key, body: Body | None) -> bytes:
+        xid = self._next_xid()
+        self._added[xid] = key
+        message = wire.raw_flow_mod(
+            self._version, xid, command, key.table, key.priority, match=key.match,
+            instructions=body.instructions if body else b"", cookie=body.cookie if body else MAGIC << 48,
+            cookie_mask=0 if body else COOKIE_MASK,
+        )  # fmt: skip
+        return wire.bundle_add(self._version, self._bundle, message)
+
+    def _commit_or_discard(self, now: Moment) -> list[bytes]:
+        if self._errors:
+            out = [wire.bundle_discard(self._version, self._next_xid(), self._bundle)]
+            return out + self._refused(now)
+        self._state = State.COMMITTING
+        return [wire.bundle_commit(self._version, self._ask("a commit", now), self._bundle)]
+
+    def _committed(self, now: Moment) -> list[bytes]:
+        changes = self._in_bundle
+        assert changes is not None  # noqa: S101 - a commit was asked for, so there was a bundle
+        for key in changes.delete:
+            self._actual.pop(key, None)
+        self._actual.update(changes.put)
+        gone = self._slots - self._bundle_slots
+        out = [wire.ct_flush_zone(self._version, self._next_xid(), slot) for slot in sorted(gone)]
+        self._slots = self._bundle_slots
+        self.changes.append(
+            f"revision {self._revision}: {len(changes.delete)} flows deleted, {len(changes.put)} added"
+            f" of {len(self._desired)}"
+        )
+        return out + self._confirm(self._revision, now, len(changes.delete) + len(changes.put))
+
+    def _confirm(self, revision: int, now: Moment, changed: int) -> list[bytes]:
+        self._state, self._deadline, self._in_bundle, self._added = State.IDLE, None, None, {}
+        self._retry_at, self._retry_after = None, RETRY_FIRST
+        # The same revision once more, and yet there was something to do: someone else had changed the switch.
+        repaired = changed if self._auditing and revision == self.report.confirmed else 0
+        self._auditing = False
+        self.report = replace(
+            self.report, sync=Sync.IN_SYNC, confirmed=revision, error=None, flows=len(self._actual),
+            last_change_at=now.wall if changed else self.report.last_change_at,
+            last_repair_at=now.wall if repaired else self.report.last_repair_at,
+            repaired_flows=self.report.repaired_flows + repaired,
+        )  # fmt: skip
+        return self._next(now)
+
+    def _next(self, now: Moment) -> list[bytes]:
+        if self._resync:
+            return self._read(now, everything=False)
+        return self._compare(now) if self._dirty else []
+
+    def _on_error(self, error: wire.Error, now: Moment) -> list[bytes]:
+        asked = self._expected.get(error.xid)
+        if error.xid in self._added or (self._state is State.ADDING and asked is None):
+            self._errors.append(error)
+            return []
+        if self._state is State.COMMITTING:
+            # Two errors tell of a refused commit: one names the flow, the other the commit itself.
+            self._errors.append(error)
+            if asked is not None:
+                return self._refused(now)
+            return []
+        if asked is not None:
+            self.dead = f"{error.text} in answer to {asked}"
+        else:
+            self.changes.append(f"unexpected error {error.text}")
+        return []
+
+    def _refused(self, now: Moment) -> list[bytes]:
+        """The switch said no: it keeps what it had; what it said is told, and the change is tried again later."""
+        error = next((e for e in self._errors if e.xid in self._added), self._errors[0])
+        key = self._added.get(error.xid)
+        words = f"{error.text}: {_text(key, self._desired.get(key))}" if key is not None else error.text
+        self.changes.append(f"revision {self._revision} refused: {words}")
+        self.report = replace(self.report, sync=Sync.FAILED, failed=self._revision, error=words)
+        self._state, self._deadline, self._in_bundle, self._added = State.IDLE, None, None, {}
+        self._expected = {}
+        self._look_at = None
+        self._retry_at = now.seconds + self._retry_after
+        self._retry_after = min(RETRY_MOST, self._retry_after * 2)
+        return self._next(now)
+
+    # ---- xids
+
+    def _next_xid(self) -> int:
+        # The upper half: Ryu numbers its own messages in the lower.
+        self._xid = 0x80000000 | (self._xid + 1) & 0x7FFFFFFF
+        return self._xid
+
+    def _ask(self, what: str, now: Moment) -> int:
+        xid = self._next_xid()
+        self._expected[xid] = what
+        self._deadline = now.seconds + self._reply_timeout
+        return xid
+
+
+def _render(unit: Unit) -> list[tuple[Key, Body]]:
+    return [
+        (
+            Key(flow.table, flow.priority, wire.encode_match(flow.match)),
+            Body(flow.cookie, wire.encode_instructions(flow.actions)),
+        )
+        for flow in unit.flows()
+    ]
+
+
+def _judges(key: Key) -> bool:
+    """Whether a flow's going can forbid something; a table that is not ours any more counts as one that can."""
+    table = BY_ID.get(key.table)
+    return table is None or table.judges
+
+
+def _generation(actual: Mapping[Key, Body]) -> int | None:
+    """The generation that a switch holds: the mark that its fast path matches."""
+    for key in actual:
+        if key.table == STATE.id and key.priority == 202:
+            try:
+                found = wire.decode_match(key.match)
+            except wire.DecodeError:
+                continue
+            mark = found.get("ct_mark")
+            if mark is not None and found == match(ct_state=(CT_EST | CT_TRK, CT_EST | CT_TRK), ct_mark=mark.value):
+                return mark.value
+    return None
+
+
+def _text(key: Key, body: Body | None) -> str:
+    """A flow as text, for people."""
+    try:
+        what = wire.decode_match(key.match)
+        if body is None:
+            return f"delete table={key.table},priority={key.priority},{what.text}"
+        return Flow(key.table, key.priority, what, wire.decode_instructions(body.instructions), body.cookie).text
+    except wire.DecodeError:
+        return f"table={key.table},priority={key.priority},match={key.match.hex()}"

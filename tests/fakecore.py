@@ -1,0 +1,91 @@
+"""A `Core` without eventlet, database or switches: a store in memory, a runtime of threads, switches that obey."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+
+from firewall_app.policy.errors import StoreError
+from firewall_app.policy.policy import Policy
+from firewall_app.progress import SwitchReport, Sync
+from firewall_app.service.core import Core
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+class MemoryStore:
+    """Accepts commits, or fails when told to."""
+
+    def __init__(self) -> None:
+        self.commits: list[tuple] = []
+        self.broken: str | None = None
+
+    def commit(self, changes, counters, expected):
+        if self.broken:
+            raise StoreError(self.broken)
+        self.commits.append((tuple(changes), counters))
+        return expected + 1
+
+    def ping(self):
+        if self.broken:
+            raise StoreError(self.broken)
+
+
+class ThreadRuntime:
+    """Waits with threads, works at once; time stands still."""
+
+    def lock(self):
+        return threading.Lock()
+
+    def slow(self, work):
+        return work()
+
+    def event(self):
+        return threading.Event()
+
+    def now(self):
+        return NOW
+
+
+class FakeSwitch:
+    """Confirms, refuses or ignores what it is told."""
+
+    def __init__(self, core: Core, dpid: str, interfaces: dict[int, str] | None = None) -> None:
+        self.core, self.dpid = core, dpid
+        self.interfaces = interfaces or {}
+        self.told = 0
+        self.closed = False
+        self.behaviour = "confirm"
+        self.report = SwitchReport(Sync.SYNCING, interfaces=self.interfaces)
+        core.connected(dpid, self)
+        self.act()
+
+    def policy_changed(self):
+        self.told += 1
+        self.act()
+
+    def act(self):
+        revision = self.core.revision
+        match self.behaviour:
+            case "confirm":
+                self.say(SwitchReport(Sync.IN_SYNC, confirmed=revision, interfaces=self.interfaces))
+            case "refuse":
+                last = self.core.progress.report(self.dpid).confirmed
+                self.say(SwitchReport(Sync.FAILED, last, revision, "TABLE_FULL", interfaces=self.interfaces))
+
+    def say(self, report):
+        self.core.reported(self.dpid, self, report)
+
+    def resync(self):
+        pass
+
+    def read_flows(self, timeout):
+        return []
+
+    def close(self):
+        self.closed = True
+
+
+def fake_core(policy: Policy | None = None, **options) -> tuple[Core, MemoryStore]:
+    store = MemoryStore()
+    return Core(policy or Policy(), 5, store, ThreadRuntime(), **options), store

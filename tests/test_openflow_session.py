@@ -1,0 +1,255 @@
+"""Sessions against a switch that misbehaves on purpose; a real one is in test_openflow_session_ovs.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from fakeswitch import FakeSwitch, message, port_status
+from policies import ANYONE, DPID, FIREWALL, rule, small, with_inbound
+
+from firewall_app.openflow import wire
+from firewall_app.openflow.session import Moment, Session
+from firewall_app.pipeline.compile import Rulings, units
+from firewall_app.policy.policy import Policy
+from firewall_app.progress import Sync
+
+EPOCH = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+class Talk:
+    """A session and a fake switch that exchange messages until both are silent; time stands still unless moved."""
+
+    def __init__(self, switch: FakeSwitch | None = None, policy: Policy | None = None, **options) -> None:
+        self.switch = switch or FakeSwitch()
+        self.policy = policy if policy is not None else small()
+        self.revision = 0
+        self.seconds = 0.0
+        self.session = Session(DPID, 5, self._plan, self.now, "test", **options)
+        self.exchange(self.session.start(self.now))
+
+    def _plan(self, interfaces):
+        return self.revision, units(self.policy, DPID, interfaces, Rulings())
+
+    @property
+    def now(self) -> Moment:
+        return Moment(self.seconds, EPOCH + timedelta(seconds=self.seconds))
+
+    @property
+    def report(self):
+        return self.session.report
+
+    def change(self, policy: Policy) -> None:
+        self.policy, self.revision = policy, self.revision + 1
+        self.exchange(self.session.policy_changed(self.now))
+
+    def exchange(self, messages: list[bytes]) -> None:
+        waiting = list(messages)
+        while waiting:
+            for answer in self.switch.answer(waiting.pop(0)):
+                waiting += self.session.receive(answer, self.now)
+
+    def hear(self, data: bytes) -> None:
+        self.exchange(self.session.receive(data, self.now))
+
+    def pass_time(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.exchange(self.session.tick(self.now))
+
+
+def without_first_rule(policy):
+    return with_inbound(policy, *policy.firewalls[FIREWALL].inbound_rules[1:])
+
+
+def test_connect_takes_the_master_role_sets_the_fragment_mode_and_confirms():
+    talk = Talk()
+    assert talk.report.sync is Sync.IN_SYNC
+    assert talk.report.confirmed == 0
+    assert talk.switch.config == 3
+    assert talk.switch.role == wire.ROLE_MASTER
+    assert talk.switch.generation == 0
+    assert talk.switch.commits == 1
+    assert talk.report.software == "Open vSwitch 3.1.0"
+    assert talk.report.interfaces == {1: "up0", 2: "tap101", 3: "tap102"}
+
+
+def test_converged_means_no_message_at_all():
+    talk = Talk()
+    adds = talk.switch.adds
+    assert talk.session.policy_changed(talk.now) == []
+    talk.exchange(talk.session.resync(talk.now))
+    assert (talk.switch.adds, talk.switch.commits) == (adds, 1)
+    assert talk.report.repaired_flows == 0
+
+
+@pytest.mark.parametrize(
+    ("hardware", "software"), [("Open vSwitch", "2.7.9"), ("lagopus", "3.1.0"), ("Open vSwitch", "?")]
+)
+def test_a_switch_that_cannot_do_it_is_left_alone_and_says_why(hardware, software):
+    talk = Talk(FakeSwitch(hardware=hardware, software=software))
+    assert talk.report.sync is Sync.FAILED
+    assert "2.8 or newer" in talk.report.error
+    assert software in talk.report.error
+    talk.change(without_first_rule(talk.policy))
+    talk.exchange(talk.session.resync(talk.now))
+    talk.pass_time(1000)
+    assert (talk.switch.adds, talk.switch.config, talk.switch.role) == (0, 0, 1)
+    assert talk.session.dead is None
+
+
+def test_a_refused_add_discards_the_bundle_and_is_tried_again_later():
+    talk = Talk()
+    before = dict(talk.switch.flows)
+    talk.switch.refuse_adds = 1
+    talk.change(without_first_rule(talk.policy))
+    assert talk.switch.flows == before
+    assert talk.report.sync is Sync.FAILED
+    assert (talk.report.confirmed, talk.report.failed) == (0, 1)
+    assert "FLOW_MOD_FAILED" in talk.report.error
+    assert "delete table=" in talk.report.error
+    talk.pass_time(1)
+    assert talk.report.sync is Sync.FAILED
+    talk.pass_time(10)
+    assert talk.report.sync is Sync.IN_SYNC
+    assert talk.report.confirmed == 1
+    assert talk.report.error is None
+    assert len(talk.switch.flows) == len(before) - 2
+
+
+def test_a_refused_commit_changes_nothing_and_is_told():
+    talk = Talk()
+    before = dict(talk.switch.flows)
+    talk.switch.refuse_commit = True
+    talk.change(without_first_rule(talk.policy))
+    assert talk.switch.flows == before
+    assert talk.report.failed == 1
+    assert "FLOW_MOD_FAILED" in talk.report.error
+    talk.switch.refuse_commit = False
+    talk.change(with_inbound(talk.policy, rule("inbound", "tcp", "443", ANYONE, 9)))
+    assert talk.report.sync is Sync.IN_SYNC
+    assert talk.report.confirmed == 2
+
+
+def test_retries_come_ever_later():
+    talk = Talk()
+    talk.switch.refuse_adds = 1000
+    talk.change(without_first_rule(talk.policy))
+    tried = []
+    for second in range(1, 200):
+        left = talk.switch.refuse_adds
+        talk.pass_time(1)
+        if talk.switch.refuse_adds != left:
+            tried.append(second)
+    assert tried == [5, 15, 35, 75, 155]
+
+
+@pytest.mark.parametrize("muted", [18, 20, 24])
+def test_a_switch_that_does_not_answer_is_given_up(muted):
+    talk = Talk(FakeSwitch(mute=frozenset({muted})), reply_timeout=30)
+    talk.pass_time(29)
+    assert talk.session.dead is None
+    talk.pass_time(2)
+    assert "no answer" in talk.session.dead
+    assert talk.switch.adds == 0
+
+
+def test_a_commit_without_an_answer_is_not_taken_for_one():
+    talk = Talk()
+    talk.switch.mute = frozenset({33})
+    talk.change(without_first_rule(talk.policy))
+    assert talk.report.sync is Sync.SYNCING
+    assert talk.report.confirmed == 0
+    talk.pass_time(31)
+    assert "a commit" in talk.session.dead
+
+
+@pytest.mark.parametrize("data", [b"\5\x13\0\x08\0\0\0\1", b"\5\x15\0\x07\0\0\0\1", b"", b"\xff" * 40])
+def test_a_malformed_message_ends_the_session(data):
+    talk = Talk()
+    talk.hear(data)
+    assert "malformed" in talk.session.dead
+
+
+def test_answers_to_questions_never_asked_are_passed_over():
+    talk = Talk()
+    before = talk.report
+    for stray in (message(21, 77), message(33, 78, b"\0\0\0\1\0\5\0\3"), message(25, 79, bytes(16)), message(200, 80)):
+        talk.hear(stray)
+    assert talk.session.dead is None
+    assert talk.report == before
+
+
+def test_changes_during_a_bundle_are_done_after_it_in_one_more():
+    talk = Talk()
+    original = talk.policy
+    talk.policy, talk.revision = without_first_rule(original), 1
+    first = talk.session.policy_changed(talk.now)
+    talk.policy, talk.revision = with_inbound(original), 2
+    assert talk.session.policy_changed(talk.now) == []
+    talk.policy, talk.revision = with_inbound(original, rule("inbound", "tcp", "443", ANYONE, 9)), 3
+    assert talk.session.policy_changed(talk.now) == []
+    talk.exchange(first)
+    assert talk.switch.commits == 3  # connect, the change in flight, and one for all that came meanwhile
+    assert talk.report.confirmed == 3
+
+
+def test_ports_come_go_and_change_names():
+    talk = Talk(FakeSwitch(ports={1: "up0"}))
+    closed = len(talk.switch.flows)
+    talk.hear(port_status(wire.PORT_ADD, 2, "tap101"))
+    opened = len(talk.switch.flows)
+    assert opened > closed
+    talk.hear(port_status(wire.PORT_MODIFY, 2, "tap101"))
+    assert len(talk.switch.flows) == opened
+    talk.hear(port_status(wire.PORT_MODIFY, 2, "other"))
+    assert len(talk.switch.flows) == closed
+    talk.hear(port_status(wire.PORT_ADD, 5, "tap101"))
+    assert len(talk.switch.flows) == opened
+    talk.hear(port_status(wire.PORT_DELETE, 5, "tap101"))
+    assert len(talk.switch.flows) == closed
+    assert talk.report.sync is Sync.IN_SYNC
+
+
+def test_zones_of_new_slots_are_flushed_but_not_on_a_switch_that_was_restarted():
+    talk = Talk()
+    assert talk.switch.flushed == []
+    draft = talk.policy.edit()
+    draft.put(replace(talk.policy.ports["db-eth0"], slot=9))
+    talk.change(draft.done())
+    assert talk.switch.flushed == [9, 2]
+
+
+def test_the_generation_survives_a_new_session_and_counts_on():
+    talk = Talk()
+    talk.change(without_first_rule(talk.policy))
+    held = dict(talk.switch.flows)
+    again = Talk(talk.switch, talk.policy)
+    assert talk.switch.flows == held
+    assert again.report.sync is Sync.IN_SYNC
+    again.change(with_inbound(again.policy))
+    marks = [
+        m for key in talk.switch.flows if key.priority == 202 and (m := wire.decode_match(key.match).get("ct_mark"))
+    ]
+    assert [m.value for m in marks] == [int(EPOCH.timestamp()) + 2]
+
+
+def test_an_audit_finds_and_counts_what_was_changed_behind_our_back():
+    talk = Talk(audit_interval=60)
+    right = len(talk.switch.flows)
+    lost = next(key for key in talk.switch.flows if key.table == 40)
+    del talk.switch.flows[lost]
+    talk.pass_time(30)
+    assert len(talk.switch.flows) == right - 1
+    talk.pass_time(31)
+    assert len(talk.switch.flows) == right
+    assert talk.report.repaired_flows == 1
+    assert talk.report.last_repair_at == talk.now.wall
+
+
+def test_a_dump_in_many_parts_is_compared_whole():
+    talk = Talk(policy=small(rules=120))
+    assert sum(len(k.match) for k in talk.switch.flows) > 8000
+    again = Talk(talk.switch, talk.policy)
+    assert again.report.sync is Sync.IN_SYNC
+    assert talk.switch.commits == 1

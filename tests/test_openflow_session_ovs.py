@@ -1,0 +1,272 @@
+"""Sessions with a real ovs-vswitchd: what it is sent, what it then holds."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+from ovs_dummy import DummyOvs
+from policies import ANYONE, DPID, FIREWALL, rule, small, with_inbound
+from session_driver import Driven, PolicyPlan, moment
+
+from firewall_app.openflow import session as session_module
+from firewall_app.openflow import wire
+from firewall_app.pipeline.compile import Generation, units
+from firewall_app.pipeline.flow import Flow, Resubmit, match
+from firewall_app.pipeline.tables import RULES, Kind, cookie
+from firewall_app.progress import Sync
+
+pytestmark = pytest.mark.ovs
+BUNDLE_ADD = {5: 34, 4: 4}
+INTERFACES = {1: "up0", 2: "tap101", 3: "tap102"}
+
+
+@pytest.fixture(scope="module")
+def ovs():
+    with tempfile.TemporaryDirectory(prefix="fw-") as directory, DummyOvs(Path(directory)) as switch:
+        yield switch
+
+
+@pytest.fixture
+def bridge(ovs, request):
+    name = "br%x" % (hash(request.node.nodeid) & 0xFFFFFF)
+    ports = tuple(f"{name}{suffix}" for suffix in ("u", "a", "b"))
+    ovs.add_bridge(name, ports)
+    yield name
+    ovs.vsctl("del-br", name)
+
+
+def named(policy, bridge):
+    """The policy with the interfaces of a bridge (dummy ports are unique in the whole instance)."""
+    from dataclasses import replace
+
+    draft = policy.edit()
+    draft.put(replace(policy.hypervisors[DPID], uplinks=(f"{bridge}u",)))
+    for port_id, suffix in (("web-eth0", "a"), ("db-eth0", "b")):
+        if port_id in policy.ports:
+            draft.put(replace(policy.ports[port_id], interface=bridge + suffix))
+    return draft.done()
+
+
+def dump(ovs, bridge):
+    """What the switch holds, by ovs-ofctl: one line a flow, counters and times left out, sorted."""
+    text = ovs.ofctl("-O", "OpenFlow14", "--no-stats", "--no-names", "dump-flows", bridge)
+    return sorted(line.strip() for line in text.splitlines() if "cookie" in line)
+
+
+def meant(ovs, bridge, policy, generation, interfaces):
+    """The same, of what the policy means, by way of a second bridge and ovs-ofctl's own parser."""
+    flows = [f for unit in units(policy, DPID, interfaces, session_module_rulings()).values() for f in unit.flows()]
+    flows += Generation(generation).flows()
+    ovs.add_bridge("brmeant")
+    try:
+        ovs.ofctl(
+            "-O", "OpenFlow14", "add-flows", "brmeant", "-", stdin="\n".join({f.key: f.text for f in flows}.values())
+        )
+        return dump(ovs, "brmeant")
+    finally:
+        ovs.vsctl("del-br", "brmeant")
+
+
+def session_module_rulings():
+    from firewall_app.pipeline.compile import Rulings
+
+    return Rulings()
+
+
+def generation_of(lines):
+    found = {m[1] for line in lines if (m := re.search(r"priority=202,.*ct_mark=(0x[0-9a-f]+)", line))}
+    assert len(found) == 1
+    return int(found.pop(), 16)
+
+
+@pytest.mark.parametrize("version", [5, 4])
+def test_connect_installs_exactly_what_the_policy_means(ovs, bridge, version):
+    policy = named(small(), bridge)
+    driven = Driven(ovs.mgmt(bridge), PolicyPlan(DPID, policy), version)
+    driven.settle()
+    assert driven.session.report.sync is Sync.IN_SYNC
+    held = dump(ovs, bridge)
+    interfaces = {1: f"{bridge}u", 2: f"{bridge}a", 3: f"{bridge}b"}
+    assert held == meant(ovs, bridge, policy, generation_of(held), interfaces)
+    assert driven.session.report.flows == len(held)
+    assert {1: f"{bridge}u", 2: f"{bridge}a"}.items() <= driven.session.report.interfaces.items()
+    driven.close()
+
+
+@pytest.mark.parametrize("version", [5, 4])
+def test_a_second_controller_on_a_right_switch_sends_no_flow(ovs, bridge, version):
+    plan = PolicyPlan(DPID, named(small(), bridge))
+    first = Driven(ovs.mgmt(bridge), plan, version)
+    first.settle()
+    first.close()
+    before = dump(ovs, bridge)
+    second = Driven(ovs.mgmt(bridge), plan, version)
+    second.settle()
+    assert second.session.report.sync is Sync.IN_SYNC
+    assert not any(kind in (14, 33, 34) for kind in second.sent)
+    assert version == 5 or second.sent.get(4, 0) == 0
+    assert dump(ovs, bridge) == before
+    second.close()
+
+
+def test_an_added_rule_is_one_flow_for_each_ip_version_and_bumps_nothing(ovs, bridge):
+    policy = named(small(), bridge)
+    plan = PolicyPlan(DPID, policy)
+    driven = Driven(ovs.mgmt(bridge), plan)
+    driven.settle()
+    before = dump(ovs, bridge)
+    driven.sent.clear()
+    plan.change(
+        with_inbound(policy, *policy.firewalls[FIREWALL].inbound_rules, rule("inbound", "tcp", "443", ANYONE, 9))
+    )
+    driven.policy_changed()
+    assert driven.sent[34] == 2
+    after = dump(ovs, bridge)
+    assert generation_of(after) == generation_of(before)
+    assert len(set(after) - set(before)) == 2
+    assert set(before) <= set(after)
+    driven.close()
+
+
+def test_a_removed_rule_raises_the_generation_in_the_same_bundle(ovs, bridge):
+    policy = named(small(), bridge)
+    plan = PolicyPlan(DPID, policy)
+    driven = Driven(ovs.mgmt(bridge), plan)
+    driven.settle()
+    before = generation_of(dump(ovs, bridge))
+    driven.sent.clear()
+    plan.change(with_inbound(policy, policy.firewalls[FIREWALL].inbound_rules[0]))
+    driven.policy_changed()
+    # 2 rule flows and the old fast path deleted, the new fast path, 2 fragment gates and 4 commits written
+    assert driven.sent[34] == 2 + 1 + 1 + 2 + 4
+    assert driven.sent[33] == 2
+    assert generation_of(dump(ovs, bridge)) == before + 1
+    assert driven.session.report.confirmed == 1
+    driven.close()
+
+
+def test_an_interface_that_appears_later_is_programmed_and_one_that_goes_leaves_nothing(ovs, bridge):
+    policy = named(small(), bridge)
+    ovs.vsctl("del-port", f"{bridge}a")
+    driven = Driven(ovs.mgmt(bridge), PolicyPlan(DPID, policy))
+    driven.settle()
+    assert not [line for line in dump(ovs, bridge) if f"cookie={cookie(Kind.PORT, 1):#x}" in line]
+    ovs.vsctl(
+        "add-port", bridge, f"{bridge}a", "--", "set", "interface", f"{bridge}a", "type=dummy", "ofport_request=7"
+    )
+    driven.pump(1)
+    assert [line for line in dump(ovs, bridge) if f"cookie={cookie(Kind.PORT, 1):#x}" in line and "in_port=7" in line]
+    ovs.vsctl("del-port", f"{bridge}a")
+    driven.pump(1)
+    assert not [line for line in dump(ovs, bridge) if f"cookie={cookie(Kind.PORT, 1):#x}" in line]
+    assert not [line for line in dump(ovs, bridge) if f"cookie={cookie(Kind.RULE, 1):#x}" in line]
+    driven.close()
+
+
+def test_flows_changed_by_hand_are_repaired_and_counted_and_those_of_others_left_alone(ovs, bridge):
+    driven = Driven(ovs.mgmt(bridge), PolicyPlan(DPID, named(small(), bridge)))
+    driven.settle()
+    right = dump(ovs, bridge)
+    ovs.ofctl("-O", "OpenFlow14", "--strict", "del-flows", bridge, "table=30,priority=0")
+    ovs.ofctl(
+        "-O",
+        "OpenFlow14",
+        "add-flow",
+        bridge,
+        "cookie=0xd0f1030100000063,table=30,priority=1000,tcp,actions=resubmit(,35)",
+    )
+    ovs.ofctl("-O", "OpenFlow14", "add-flow", bridge, "cookie=0x1234,table=30,priority=7,tcp,actions=drop")
+    driven.feed(driven.session.resync(moment(), keep_flows=True))
+    driven.settle()
+    foreign = [line for line in dump(ovs, bridge) if "cookie=0x1234" in line]
+    assert len(foreign) == 1
+    held = [line for line in dump(ovs, bridge) if "cookie=0x1234" not in line]
+    assert generation_of(held) == generation_of(right) + 1  # a flow that admitted was taken away
+    assert [re.sub(r"ct_mark=\w+|load:\w+->NXM_NX_CT_MARK", "", x) for x in held] == [
+        re.sub(r"ct_mark=\w+|load:\w+->NXM_NX_CT_MARK", "", x) for x in right
+    ]
+    assert driven.session.report.repaired_flows >= 2
+    assert driven.session.report.last_repair_at is not None
+    assert len(driven.session.flows_read) == len(right)
+    driven.close()
+
+
+def test_a_refused_flow_leaves_the_switch_as_it_was_and_says_which(ovs, bridge, monkeypatch):
+    policy = named(small(), bridge)
+    plan = PolicyPlan(DPID, policy)
+    driven = Driven(ovs.mgmt(bridge), plan)
+    driven.settle()
+    before = dump(ovs, bridge)
+
+    # resubmit(,t,ct) without a ct_state match is refused by OvS when it is added
+    bad = Flow(RULES.id, 1000, match(reg5=77), (Resubmit(35, ct=True),), cookie(Kind.RULE, 99))
+    render = session_module._render
+
+    def with_a_bad_one(unit):
+        pairs = render(unit)
+        if getattr(unit, "rule_id", None) == 9:
+            key = session_module.Key(bad.table, bad.priority, wire.encode_match(bad.match))
+            pairs.append((key, session_module.Body(bad.cookie, wire.encode_instructions(bad.actions))))
+        return pairs
+
+    monkeypatch.setattr(driven.session._desired, "_render", with_a_bad_one)
+    plan.change(with_inbound(policy, rule("inbound", "tcp", "443", ANYONE, 9)))
+    driven.policy_changed()
+    assert driven.session.report.sync is Sync.FAILED
+    assert driven.session.report.failed == 1
+    assert driven.session.report.confirmed == 0
+    assert "reg5=0x4d" in driven.session.report.error
+    assert dump(ovs, bridge) == before
+
+    plan.change(with_inbound(policy, rule("inbound", "tcp", "444", ANYONE, 10)))
+    driven.policy_changed()
+    assert driven.session.report.sync is Sync.IN_SYNC
+    assert driven.session.report.error is None
+    assert any("tp_dst=444" in line for line in dump(ovs, bridge))
+    driven.close()
+
+
+def test_the_fragment_mode_is_set_on_every_connect(ovs, bridge):
+    driven = Driven(ovs.mgmt(bridge), PolicyPlan(DPID, named(small(), bridge)))
+    driven.settle()
+    assert "frags=nx-match" in ovs.ofctl("-O", "OpenFlow14", "show", bridge)
+    driven.close()
+
+
+def test_a_newer_connection_becomes_master_and_the_older_is_refused(ovs, bridge):
+    policy = named(small(), bridge)
+    plan = PolicyPlan(DPID, policy)
+    old = Driven(ovs.mgmt(bridge), plan)
+    old.settle()
+    new = Driven(ovs.mgmt(bridge), PolicyPlan(DPID, policy))
+    new.settle()
+    plan.change(with_inbound(policy))
+    old.policy_changed()
+    assert old.session.report.sync is Sync.FAILED
+    assert "SLAVE" in old.session.report.error
+    old.close()
+    new.close()
+
+
+def test_a_slot_is_flushed_before_it_is_used_and_after(ovs, bridge):
+    from dataclasses import replace
+
+    policy = named(small(), bridge)
+    plan = PolicyPlan(DPID, policy)
+    driven = Driven(ovs.mgmt(bridge), plan)
+    driven.settle()
+    driven.sent_bytes.clear()
+    draft = policy.edit()
+    draft.put(replace(policy.ports["db-eth0"], slot=9))
+    plan.change(draft.done())
+    driven.policy_changed()
+    flushes = [m for m in driven.sent_bytes if m[1] == 4]
+    assert flushes == [
+        wire.ct_flush_zone(5, int.from_bytes(m[4:8], "big"), z) for m, z in zip(flushes, (9, 2), strict=True)
+    ]
+    opened = next(i for i, m in enumerate(driven.sent_bytes) if m[1] == 33)
+    assert driven.sent_bytes.index(flushes[0]) < opened < driven.sent_bytes.index(flushes[1])
+    driven.close()
