@@ -1,0 +1,16 @@
+"""What is remembered: the policy and the tokens, in SQLite or PostgreSQL.
+
+    store.py       load, commit, tokens: what the rest of the program calls
+    writes.py      changes as the fewest rows to write
+    codec.py       entities as rows, and back
+    schema.py      the tables as they are now
+    database.py    opening a database by its URL, migrating it, telling its errors
+    migrations/    how the tables came to be what they are
+
+Synchronous, and knows nothing of threads: calls may come from different threads, never two at a time.
+"""
+
+from .codec import Token
+from .store import Store
+
+__all__ = ["Store", "Token"]

@@ -1,0 +1,196 @@
+"""`Store`: the policy and the tokens, kept.
+
+Goals.  (1) What was acknowledged is there after a crash: a commit returns when the database has it on disk.
+(2) All or nothing: a commit that fails has changed nothing, a load gives the whole policy or an error that names the
+row.  (3) A commit costs what it changes, not what exists.  (4) Two controllers that share a database notice: a commit
+says which revision it starts from.
+
+Implementation.  Synchronous; calls may come from different threads, never two at a time.  Who may do what, and whether
+a policy makes sense, is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from operator import itemgetter
+from typing import TypeVar
+
+from sqlalchemy import Connection, Table, bindparam, select
+
+from ..policy.errors import NotFound, StoreError
+from ..policy.model import Entity, Firewall, Port, PortRules, Rule
+from ..policy.policy import Change, Counters, Policy
+from . import codec, schema
+from .codec import Row, Token
+from .database import Database, told
+from .writes import write
+
+T = TypeVar("T")
+
+_COUNTERS = ("revision", "rule", "slot")
+_READ_COUNTERS = select(schema.counters).order_by(schema.counters.c.name)
+_HOLD_COUNTERS = _READ_COUNTERS.with_for_update()  # other controllers wait, in the same order, until we are done
+_WRITE_COUNTER = (
+    schema.counters.update().where(schema.counters.c.name == bindparam("counter")).values(value=bindparam("number"))
+)
+
+
+class Store:
+    """An open store.  Every method raises StoreError when the database fails."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    def open(cls, url: str) -> Store:
+        """Opens `sqlite:////path` or `postgresql://user@host/name`; creates what is missing, upgrades what is old."""
+        return cls(Database(url))
+
+    def close(self) -> None:
+        self._database.close()
+
+    def ping(self) -> None:
+        """Raises StoreError when the database cannot be reached."""
+        with self._database.reading("reach the store") as connection:
+            _numbers(connection)
+
+    # ------------------------------------------------------------------------------------------ policy
+
+    def load(self) -> tuple[Policy, int]:
+        """The policy, and the revision that it is of."""
+        with self._database.reading("load") as connection:
+            numbers = _numbers(connection)
+            entities = _entities(connection, numbers["rule"])
+        draft = Policy().edit()
+        draft.counters = Counters(numbers["rule"], numbers["slot"])
+        for entity in entities:
+            draft.put(entity)
+        return draft.done(), numbers["revision"]
+
+    def commit(self, changes: Iterable[Change], counters: Counters, expected: int) -> int:
+        """Keeps the changes and counters of a draft that was made from revision `expected`; gives the new revision.
+
+        When it raises, nothing was changed, with one exception that the message tells by the database's own words: a
+        connection that breaks during the very last step.  Then, as after another controller's commit, the next commit
+        is refused by its revision until the policy is loaded again.
+        """
+        with self._database.writing("commit") as connection:
+            numbers = _numbers(connection, hold=True)
+            if numbers["revision"] != expected:
+                raise StoreError(
+                    f"the store is at revision {numbers['revision']}, this controller at {expected}: another "
+                    "controller has written, or the database was replaced. Load it again"
+                )
+            if counters.rule < numbers["rule"]:
+                raise StoreError(
+                    f"rule ids up to {numbers['rule']} are given out; they cannot go back to {counters.rule}"
+                )
+            wanted = {"revision": expected + 1, "rule": counters.rule, "slot": counters.slot}
+            connection.execute(
+                _WRITE_COUNTER,
+                [{"counter": k, "number": wanted[k]} for k in _COUNTERS if wanted[k] != numbers[k]],
+            )
+            write(connection, changes, counters.rule)
+        return expected + 1
+
+    # ------------------------------------------------------------------------------------------ tokens
+
+    def tokens(self) -> list[Token]:
+        """Every token, revoked ones too, the oldest first."""
+        with self._database.reading("list tokens") as connection:
+            found = _read(connection, schema.tokens, codec.token)
+        return sorted(found, key=lambda token: (token.created_at, token.id))
+
+    def add_token(self, token: Token) -> None:
+        with self._database.writing("add a token") as connection:
+            connection.execute(schema.tokens.insert(), codec.token_row(token))
+
+    def revoke_token(self, token_id: str, when: datetime) -> None:
+        """Marks a token as revoked; one that is already keeps its moment.  Raises NotFound."""
+        table = schema.tokens
+        with self._database.writing("revoke a token") as connection:
+            if connection.execute(select(table.c.id).where(table.c.id == token_id)).first() is None:
+                raise NotFound(f"there is no token {token_id!r}")
+            connection.execute(
+                table.update()
+                .where(table.c.id == token_id, table.c.revoked_at.is_(None))
+                .values(revoked_at=codec.moment(when))
+            )
+
+
+def _numbers(connection: Connection, hold: bool = False) -> dict[str, int]:
+    rows = connection.execute(_HOLD_COUNTERS if hold else _READ_COUNTERS)
+    found = {row.name: row.value for row in rows}
+    for name in _COUNTERS:
+        if type(found.get(name)) is not int or found[name] < 0:
+            raise StoreError(f"table counters, name {name}: the value is {found.get(name)!r}, not a number")
+    return found
+
+
+def _entities(connection: Connection, last_rule_id: int) -> list[Entity]:
+    """Everything that is stored, with references that hold."""
+    rules = _rules(connection, last_rule_id)
+    hypervisors = {h.dpid: h for h in _read(connection, schema.hypervisors, codec.hypervisor)}
+    droplets = {d.id: d for d in _read(connection, schema.droplets, codec.droplet)}
+
+    def port(row: Row) -> Port:
+        found = codec.port(row)
+        _exists(found.droplet_id in droplets, f"droplet {found.droplet_id}")
+        _exists(found.hypervisor in hypervisors, f"hypervisor {found.hypervisor}")
+        return found
+
+    ports = {p.id: p for p in _read(connection, schema.ports, port)}
+
+    def port_rules(row: Row) -> PortRules:
+        _exists(row["port_id"] in ports, f"port {row['port_id']!r}")
+        return codec.port_rules(row, rules.pop((None, row["port_id"]), ()))
+
+    def firewall(row: Row) -> Firewall:
+        return codec.firewall(row, rules.pop((row["id"], None), ()))
+
+    entities: list[Entity] = [
+        *hypervisors.values(),
+        *_read(connection, schema.tags, codec.tag),
+        *droplets.values(),
+        *ports.values(),
+        *_read(connection, schema.firewalls, firewall),
+        *_read(connection, schema.port_rule_sets, port_rules),
+    ]
+    for left in rules.values():
+        raise StoreError(f"table rules, id {left[0].id}: its firewall or port does not exist")
+    return entities
+
+
+def _rules(connection: Connection, last_rule_id: int) -> dict[tuple[str | None, str | None], list[Rule]]:
+    """Rules in their order, by (firewall id, port id), of which one is None."""
+    placed: defaultdict[tuple[str | None, str | None], list[tuple[int, Rule]]] = defaultdict(list)
+
+    def place(row: Row) -> None:
+        rule = codec.rule(row)
+        if not 1 <= rule.id <= last_rule_id:
+            raise ValueError(f"the last id given out is {last_rule_id}")
+        placed[row["firewall_id"], row["port_id"]].append((codec.number(row, "position"), rule))
+
+    _read(connection, schema.rules, place)
+    return {owner: [rule for _, rule in sorted(found, key=itemgetter(0))] for owner, found in placed.items()}
+
+
+def _read(connection: Connection, table: Table, convert: Callable[[Row], T]) -> list[T]:
+    """Every row of a table, converted; a row that cannot be is a StoreError with table and key."""
+    found = []
+    with told(f"cannot read table {table.name}"):
+        rows = connection.execute(select(table)).mappings().all()
+    for row in rows:
+        try:
+            found.append(convert(row))
+        except (ValueError, TypeError, OverflowError) as error:
+            key = ", ".join(f"{column.name} {row[column.name]}" for column in table.primary_key)
+            raise StoreError(f"table {table.name}, {key}: {error}") from error
+    return found
+
+
+def _exists(there: bool, what: str) -> None:
+    if not there:
+        raise ValueError(f"{what} does not exist")
