@@ -5,7 +5,7 @@ They live in the `[firewall]` section of the file that `ryu-manager --config-fil
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from oslo_config import cfg
@@ -14,8 +14,6 @@ from .policy.model import DEFAULT_ACCOUNT
 
 
 def _option(default: Any, text: str) -> Any:
-    from dataclasses import field
-
     return field(default=default, metadata={"help": text})
 
 
@@ -54,11 +52,11 @@ _TYPES = {str: cfg.StrOpt, int: cfg.IntOpt, bool: cfg.BoolOpt, tuple: cfg.ListOp
 def read(conf: cfg.ConfigOpts) -> Settings:
     """Reads the settings; raises oslo_config's errors, which name the option."""
     options = []
-    for field in fields(Settings):
-        kind = _TYPES[type(field.default)]
-        default = list(field.default) if isinstance(field.default, tuple) else field.default
-        options.append(kind(field.name, default=default, help=field.metadata["help"]))
+    for option in fields(Settings):
+        kind = _TYPES[type(option.default)]
+        default = list(option.default) if isinstance(option.default, tuple) else option.default
+        options.append(kind(option.name, default=default, help=option.metadata["help"]))
     conf.register_opts(options, group="firewall")
-    values = {field.name: conf.firewall[field.name] for field in fields(Settings)}
+    values = {option.name: conf.firewall[option.name] for option in fields(Settings)}
     values["uplinks"] = tuple(values["uplinks"])
     return Settings(**values)

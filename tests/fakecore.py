@@ -19,12 +19,21 @@ class MemoryStore:
     def __init__(self) -> None:
         self.commits: list[tuple] = []
         self.broken: str | None = None
+        self.kept: tuple = ()
+        self.lost_answer = False
 
     def commit(self, changes, counters, expected):
         if self.broken:
             raise StoreError(self.broken)
+        if self.lost_answer:
+            raise StoreError("the connection broke")
         self.commits.append((tuple(changes), counters))
         return expected + 1
+
+    def load(self):
+        if self.broken:
+            raise StoreError(self.broken)
+        return self.kept
 
     def ping(self):
         if self.broken:
@@ -88,4 +97,5 @@ class FakeSwitch:
 
 def fake_core(policy: Policy | None = None, **options) -> tuple[Core, MemoryStore]:
     store = MemoryStore()
+    store.kept = (policy or Policy(), 5)
     return Core(policy or Policy(), 5, store, ThreadRuntime(), **options), store

@@ -65,6 +65,22 @@ def test_what_the_store_refuses_changes_nothing(world):
     assert (core.revision, switch.told) == (5, told)
 
 
+def test_a_commit_whose_answer_was_lost_is_found_out(world):
+    core, store, switch = world
+    firewall = core.policy.firewalls[FIREWALL]
+    draft = core.policy.edit()
+    draft.drop(firewall)
+    store.kept = (draft.done(), 6)
+    store.lost_answer = True
+    told = switch.told
+    with pytest.raises(StoreError, match="broke"):
+        firewalls.delete(core, "default", FIREWALL)
+    assert core.policy.firewalls == {}
+    assert (core.revision, switch.told) == (6, told + 1)
+    store.lost_answer = False
+    assert firewalls.create(core, "default", spec()).revision == 7
+
+
 def test_a_write_that_changes_nothing_is_not_stored_and_concerns_nobody(world):
     core, store, switch = world
     old = core.policy.firewalls[FIREWALL]

@@ -191,11 +191,18 @@ class Draft:
     def __init__(self, base: Policy) -> None:
         self._base = base
         self._copies: dict[str, dict[Any, Any]] = {}
+        self._growing: dict[tuple[str, Any], set[Any]] = {}  # entries of indexes that are being written
         self._changes: dict[tuple[str, Any], Change] = {}
         self.counters = base.counters
 
     def peek(self) -> Policy:
         """The policy as drafted so far.  It shares the draft's tables: do not keep it."""
+        for (name, key), members in self._growing.items():
+            if members:
+                self._copies[name][key] = frozenset(members)
+            else:
+                self._copies[name].pop(key, None)
+        self._growing.clear()
         values = {name: self._copies.get(name, getattr(self._base, name)) for name in _TABLES}
         return Policy(**values, counters=self.counters)
 
@@ -221,7 +228,7 @@ class Draft:
         since bridges of one host share conntrack zones and OpenFlow does not tell which bridges do.
         """
         span = LAST_SLOT - FIRST_SLOT + 1
-        slots = self._table("slots")
+        slots = self.peek().slots
         best, fewest = 0, 1 << 30
         for step in range(1, span + 1):
             slot = FIRST_SLOT + (self.counters.slot - FIRST_SLOT + step) % span
@@ -251,32 +258,23 @@ class Draft:
         else:
             rows[key] = new
         for name, index_key, member in _entries(old):
-            self._unlink(name, index_key, member)
+            self._members(name, index_key).discard(member)
         for name, index_key, member in _entries(new):
-            self._link(name, index_key, member)
+            self._members(name, index_key).add(member)
         was = self._changes.get((table, key))
         self._changes[table, key] = Change(was.old if was else old, new)
-
-    def _table(self, name: str) -> Mapping[Any, Any]:
-        found: Mapping[Any, Any] = self._copies[name] if name in self._copies else getattr(self._base, name)
-        return found
 
     def _own(self, name: str) -> dict[Any, Any]:
         if name not in self._copies:
             self._copies[name] = dict(getattr(self._base, name))
         return self._copies[name]
 
-    def _link(self, name: str, key: Any, member: Any) -> None:
-        index = self._own(name)
-        index[key] = index.get(key, frozenset()) | {member}
-
-    def _unlink(self, name: str, key: Any, member: Any) -> None:
-        index = self._own(name)
-        left = index.get(key, frozenset()) - {member}
-        if left:
-            index[key] = left
-        else:
-            index.pop(key, None)
+    def _members(self, name: str, key: Any) -> set[Any]:
+        """An entry of an index, to be written to; `peek` puts it in place."""
+        found = self._growing.get((name, key))
+        if found is None:
+            found = self._growing[name, key] = set(self._own(name).get(key, ()))
+        return found
 
 
 _TABLES = (
@@ -340,5 +338,20 @@ def _named(rules: Firewall | PortRules) -> Iterator[tuple[str, Any, str]]:
 
 
 def _alike(old: Entity | None, new: Entity | None) -> bool:
-    """Equal also in what equality leaves out (rule ids, slots)."""
-    return repr(old) == repr(new)
+    """Equal also in what equality leaves out."""
+    return old == new and _apart(old) == _apart(new)
+
+
+def _apart(entity: Entity | None) -> tuple[object, ...]:
+    """What entities carry beside their content: when they were made, slots, ids of rules."""
+    match entity:
+        case Firewall():
+            return entity.created_at, *(rule.id for rule in entity.rules)
+        case PortRules():
+            return tuple(rule.id for rule in entity.rules)
+        case Port():
+            return entity.created_at, entity.slot
+        case Hypervisor() | Droplet():
+            return (entity.created_at,)
+        case _:
+            return ()

@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar
 
 from ..pipeline.compile import Rulings, Unit, UnitKey, units
 from ..pipeline.flow import Flow
-from ..policy.errors import NotFound, Unreachable
+from ..policy.errors import NotFound, StoreError, Unreachable
 from ..policy.policy import Change, Counters, Draft, Policy
 from ..progress import Progress, SwitchReport, Sync
 
@@ -26,6 +26,8 @@ class PolicyStore(Protocol):
     """What the core needs of a store."""
 
     def commit(self, changes: Iterable[Change], counters: Counters, expected: int) -> int: ...
+
+    def load(self) -> tuple[Policy, int]: ...
 
     def ping(self) -> None: ...
 
@@ -130,7 +132,11 @@ class Core:
             if not changes:
                 return Written(value, self.revision, frozenset())
             before, expected = self.policy, self.revision
-            revision = self.runtime.slow(lambda: self.store.commit(changes, counters, expected))
+            try:
+                revision = self.runtime.slow(lambda: self.store.commit(changes, counters, expected))
+            except StoreError:
+                self._catch_up()
+                raise
             after = draft.done()
             hosts = frozenset().union(*(before.concerned(c) | after.concerned(c) for c in changes))
             self.policy, self.revision = after, revision
@@ -139,6 +145,17 @@ class Core:
             if dpid in self._switches:
                 self._switches[dpid].policy_changed()
         return Written(value, revision, hosts)
+
+    def _catch_up(self) -> None:
+        """After a commit that failed: it may have been kept all the same, or another controller has written."""
+        try:
+            policy, revision = self.runtime.slow(self.store.load)
+        except StoreError:
+            return  # the store is away; what is in force stays in force
+        if revision != self.revision:
+            self.policy, self.revision = policy, revision
+            for switch in self._switches.values():
+                switch.policy_changed()
 
     def wait(self, written: Written[T], seconds: float) -> bool:
         """Waits until every switch concerned has confirmed or refused a write; False when the time is up."""
