@@ -120,6 +120,10 @@ class Static:
                 200, match(eth_type=eth, ct_state=reply, reg6=OUTBOUND_RULES),
                 Load(INBOUND_RULES, DIRECTION), rules_of_opener, cookie=static,
             )  # fmt: skip
+            # A packet that would open a connection is judged as itself.  That is not the same as by its connection when
+            # both ends open at once: the tracker calls the second SYN new, under the tuple of the first.
+            opening = _state(CT_NEW | CT_TRK, CT_RPL | CT_INV)
+            yield STATE.flow(200, match(eth_type=eth, ct_state=opening), Resubmit(RULES.id), cookie=static)
             yield STATE.flow(199, match(eth_type=eth, ct_state=_state(CT_TRK, CT_INV)), rules_of_opener, cookie=static)
         yield STATE.flow(0, match(), cookie=static)
 

@@ -37,6 +37,7 @@ class Field(NamedTuple):
     style: str  # dec, hex, mac, ip, ip6, ct, tcpflags, vlan, frag
     eth: frozenset[int] = frozenset()  # EtherTypes of which one must be matched
     proto: frozenset[int] = frozenset()  # IP protocols of which one must be matched
+    icmp: frozenset[int] = frozenset()  # ICMPv6 types of which one must be matched, with code 0
     maskable: bool = True
 
 
@@ -71,9 +72,9 @@ FIELDS = {
         Field("icmp_code", 8, "dec", _IP4, _ICMP, maskable=False),
         Field("icmpv6_type", 8, "dec", _IP6, _ICMP6, maskable=False),
         Field("icmpv6_code", 8, "dec", _IP6, _ICMP6, maskable=False),
-        Field("nd_target", 128, "ip6", _IP6, _ICMP6),
-        Field("nd_sll", 48, "mac", _IP6, _ICMP6),
-        Field("nd_tll", 48, "mac", _IP6, _ICMP6),
+        Field("nd_target", 128, "ip6", _IP6, _ICMP6, frozenset({135, 136})),
+        Field("nd_sll", 48, "mac", _IP6, _ICMP6, frozenset({135})),
+        Field("nd_tll", 48, "mac", _IP6, _ICMP6, frozenset({136})),
         Field("arp_op", 16, "dec", _ARP, maskable=False),
         Field("arp_spa", 32, "ip", _ARP),
         Field("arp_tpa", 32, "ip", _ARP),
@@ -170,6 +171,8 @@ def match(**fields: Value) -> Match:
             raise ValueError(f"{name} needs eth_type in {sorted(map(hex, spec.eth))}")
         if spec.proto and present.get("ip_proto") not in spec.proto:
             raise ValueError(f"{name} needs ip_proto in {sorted(spec.proto)}")
+        if spec.icmp and (present.get("icmpv6_type") not in spec.icmp or present.get("icmpv6_code") != 0):
+            raise ValueError(f"{name} needs icmpv6_type in {sorted(spec.icmp)} and icmpv6_code=0")
     return Match(tuple(terms))
 
 

@@ -1,0 +1,3 @@
+from .pages import page
+
+print(page(), end="")
