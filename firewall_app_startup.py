@@ -6,6 +6,10 @@ eventlet dropped in 0.31; we never use Ryu's WSGI server, so any value does.
 """
 
 import sys
+import warnings
+
+# Ryu stands on eventlet: its users can do nothing about this, at every start.
+warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
 
 
 class _RyuWsgiHook:
