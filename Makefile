@@ -36,6 +36,7 @@ ovs lab: install ## the tests with a real ovs-vswitchd; with namespaces and pack
 
 docs: install   ## write the pages that are generated from the code
 	@$(V)/python -m firewall_app.pipeline > docs/pipeline.md
+	@$(V)/python -m firewall_app.settings > docs/options.md
 
 clean:          ## remove what make made
 	@rm -rf .venv .wheels run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,8 @@
 """Every option, with default and unit; read once, when the application starts.
 
 They live in the `[firewall]` section of the file that `ryu-manager --config-file` reads.
+
+    python -m firewall_app.settings > docs/options.md
 """
 
 from __future__ import annotations
@@ -60,3 +62,26 @@ def read(conf: cfg.ConfigOpts) -> Settings:
     values = {option.name: conf.firewall[option.name] for option in fields(Settings)}
     values["uplinks"] = tuple(values["uplinks"])
     return Settings(**values)
+
+
+def page() -> str:
+    """docs/options.md."""
+    lines = [
+        "# Options",
+        "",
+        "*This page is printed from `firewall_app/settings.py` by `make docs`. Do not edit it.*",
+        "",
+        "In the section `[firewall]` of the configuration file. Lists are separated by commas.",
+        "",
+        "| option | default | what |",
+        "|---|---|---|",
+    ]
+    for option in fields(Settings):
+        default = ",".join(option.default) if isinstance(option.default, tuple) else str(option.default)
+        shown = f"`{default.lower() if isinstance(option.default, bool) else default}`" if default else ""
+        lines.append(f"| `{option.name}` | {shown} | {option.metadata['help']} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")

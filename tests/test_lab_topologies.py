@@ -18,12 +18,14 @@ from typing import Any
 
 import pytest
 
+from lab.controller import Controller
 from lab.network import Lab
 from lab.sandbox import sandboxed
 
 ROOT = Path(__file__).parents[1]
 PYTHON = "/usr/bin/python3"  # the one that Debian's Mininet is installed for
 TOPOLOGIES = {"one_hypervisor": 4, "two_hypervisors": 5, "small_cloud": 10}  # and how many hosts
+DATABASES = {"one_hypervisor": "h3", "two_hypervisors": "h4", "small_cloud": "h5"}  # a droplet tagged db; h1 is web
 
 pytestmark = [
     pytest.mark.lab,
@@ -151,3 +153,33 @@ class Recorder(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_under_the_controller_what_passes_is_what_the_policy_means(lab: Lab, name: str, tmp_path: Path) -> None:
+    """The firewall is there first; a droplet is behind it from the moment that it is registered."""
+    with Controller(tmp_path, host=lab.address) as controller:
+        for tag in ("web", "db"):
+            assert controller.call("POST", "/v2/tags", {"name": tag}).status == 201
+        firewall = {
+            "name": "web-fw",
+            "tags": ["web"],
+            "inbound_rules": [{"protocol": "icmp", "ports": "0", "sources": {"tags": ["db"]}}],
+        }
+        assert controller.call("POST", "/v2/firewalls", firewall).status == 202
+        db = DATABASES[name]
+        tries = {(db, "h1"): 1, ("h1", db): 0, ("out", "h1"): 0, ("out", db): 1}
+        pings = {f"{source} ping -c1 -W1 {target}": passes for (source, target), passes in tries.items()}
+        done = run_topology(
+            lab,
+            name,
+            *("--controller", f"{lab.address}:{controller.openflow_port}"),
+            *("--rest", controller.rest.url, "--token", controller.rest.token),
+            *(word for ping in pings for word in ("--run", ping)),
+        )
+        droplets = controller.call("GET", "/v1/droplets?per_page=200").json["droplets"]
+    tags = {droplet["name"]: droplet["tags"] for droplet in droplets}
+    assert (tags["h1"], tags[db]) == (["web"], ["db"]), done.stdout + done.stderr
+    assert len(tags) == TOPOLOGIES[name] - 1
+    received = [int(line.split(" received")[0].split()[-1]) for line in done.stdout.splitlines() if " received" in line]
+    assert received == list(pings.values()), done.stdout + done.stderr

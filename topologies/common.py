@@ -303,22 +303,16 @@ def describe(net: Mininet) -> str:
 
 
 def things_to_try(net: Mininet, options: argparse.Namespace) -> str:
-    first, second = droplets(net)[:2]
+    first = droplets(net)[0]
     rule = {"protocol": "tcp", "ports": "80", "sources": {"addresses": ["10.1.0.0/16"]}}
     firewall = {"name": "web-fw", "droplet_ids": [first.params["droplet_id"]], "inbound_rules": [rule]}
-    question = {
-        "from": {"droplet_id": second.params["droplet_id"]},
-        "to": {"droplet_id": first.params["droplet_id"]},
-        "protocol": "tcp",
-        "ports": "22",
-    }
     curl = f"curl -s -H 'Authorization: Bearer {options.token or 'TOKEN'}'"
     return "\n".join(
         [
             "",
             f"{curl} {options.rest}/v1/hypervisors",
             f"{curl} {options.rest}/v2/firewalls -d {shlex.quote(json.dumps(firewall))}",
-            f"{curl} {options.rest}/v1/explain -d {shlex.quote(json.dumps(question))}",
+            f"{curl} {options.rest}/v1/ports/{first.name}-eth0/rules",
             "",
         ]
     )

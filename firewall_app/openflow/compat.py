@@ -16,10 +16,11 @@ import eventlet
 from eventlet.green import ssl
 from ryu import cfg
 from ryu.controller import controller
-from ryu.lib import ip
+from ryu.lib import hub, ip
 from ryu.ofproto import ofproto_v1_3_parser, ofproto_v1_4_parser
 
 LOG = logging.getLogger(__name__)
+_MAIN = eventlet.getcurrent()  # who waits for Ryu's services; this module is imported there
 BACKLOG = 4096  # switches that may wait to be accepted: a thousand hypervisors come back at once after an outage
 HANDSHAKE_TIMEOUT = 10.0  # seconds
 _RETRY_ACCEPT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED}
@@ -49,7 +50,10 @@ class Listener:
         try:
             self._server = eventlet.listen(listen_info, family=family, backlog=BACKLOG, reuse_port=False)
         except OSError as error:
-            raise SystemExit(f"cannot listen for switches on {listen_info[0]} port {listen_info[1]}: {error}") from None
+            # Ryu would log what its service's thread raises, and go on without a listener.
+            where = f"{listen_info[0]} port {listen_info[1]}"
+            eventlet.kill(_MAIN, SystemExit(f"firewall: cannot listen for switches on {where}: {error}"))
+            raise hub.TaskExit from None
         self._handle = handle
         self._context = _context(tls) if tls else None
         LOG.info("listening for switches on %s port %d", *self._server.getsockname()[:2])

@@ -1,0 +1,43 @@
+"""Options: what a file says is what the program sees."""
+
+from pathlib import Path
+
+import pytest
+from oslo_config import cfg
+
+from firewall_app.settings import Settings, page, read
+
+PAGE = Path(__file__).parent.parent / "docs" / "options.md"
+
+
+def conf(tmp_path, *lines):
+    path = tmp_path / "fw.conf"
+    path.write_text("\n".join(["[firewall]", *lines]) + "\n")
+    found = cfg.ConfigOpts()
+    found(["--config-file", str(path)])
+    return found
+
+
+def test_defaults(tmp_path):
+    assert read(conf(tmp_path)) == Settings()
+
+
+def test_what_the_file_says(tmp_path):
+    settings = read(
+        conf(tmp_path, "uplinks = eth0, bond*", "closed = true", "max_rules = 7", "database = sqlite:///x.db")
+    )
+    assert settings.uplinks == ("eth0", "bond*")
+    assert settings.closed is True
+    assert (settings.max_rules, settings.database) == (7, "sqlite:///x.db")
+
+
+@pytest.mark.parametrize("line", ["max_rules = many", "closed = perhaps"])
+def test_a_wrong_value_names_the_option(tmp_path, line):
+    with pytest.raises(cfg.Error, match=line.split()[0]):
+        read(conf(tmp_path, line))
+
+
+def test_the_committed_page_is_what_the_code_prints():
+    assert PAGE.read_text() == page(), "docs/options.md is stale: run `make docs`"
+    for name in ("database", "uplinks", "audit_interval"):
+        assert f"| `{name}` |" in page()
