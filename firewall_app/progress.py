@@ -80,6 +80,12 @@ class Progress:
 
     # ---- facts
 
+    def restarted(self, revision: int) -> None:
+        """The policy became another one, at `revision`, in a way that is not known: everything is asked anew."""
+        self._start = revision
+        self._firewalls.clear()
+        self._ports.clear()
+
     def changed(
         self, before: Policy, after: Policy, changes: Iterable[Change], hosts: frozenset[str], rev: int
     ) -> None:
@@ -132,7 +138,8 @@ class Progress:
 
         return give_up
 
-    def _outcome(self, revision: int, hosts: Iterable[str]) -> Status:
+    def outcome(self, revision: int, hosts: Iterable[str]) -> Status:
+        """How a revision stands on some hypervisors: succeeded, waiting or failed."""
         reports = [self.report(dpid) for dpid in hosts]
         if any(r.failed >= revision and r.confirmed < revision for r in reports):
             return Status.FAILED
@@ -143,7 +150,7 @@ class Progress:
     def pending(self, policy: Policy, firewall_id: str) -> tuple[PendingChange, ...]:
         """The droplets that a firewall's last changes have not reached, by droplet id."""
         asked = self._firewalls.get(firewall_id, {})
-        for droplet_id in [d for d, a in asked.items() if self._outcome(a.revision, a.hosts) is Status.SUCCEEDED]:
+        for droplet_id in [d for d, a in asked.items() if self.outcome(a.revision, a.hosts) is Status.SUCCEEDED]:
             if asked[droplet_id].revision > self._start:
                 del asked[droplet_id]
         members = policy.droplets_behind(policy.firewalls[firewall_id])
@@ -151,7 +158,7 @@ class Progress:
         for droplet_id in sorted(members | asked.keys()):
             # What was in force before this process started is asked of every switch when it connects.
             what = asked.get(droplet_id) or _Asked(self._start, False, policy.hosts_of(droplet_id))
-            status = self._outcome(what.revision, what.hosts)
+            status = self.outcome(what.revision, what.hosts)
             if status is not Status.SUCCEEDED:
                 found.append(PendingChange(droplet_id, what.removing, status))
         return tuple(found)
@@ -179,5 +186,5 @@ class Progress:
             if report.sync is Sync.SYNCING and not report.interfaces:
                 return Status.WAITING, None, number, name
             return Status.ABSENT, None, number, name
-        outcome = self._outcome(self._ports.get(port_id, self._start), (port.hypervisor,))
+        outcome = self.outcome(self._ports.get(port_id, self._start), (port.hypervisor,))
         return outcome, report.error if outcome is Status.FAILED else None, number, name

@@ -78,7 +78,26 @@ def test_a_commit_whose_answer_was_lost_is_found_out(world):
     assert core.policy.firewalls == {}
     assert (core.revision, switch.told) == (6, told + 1)
     store.lost_answer = False
-    assert firewalls.create(core, "default", spec()).revision == 7
+    store.kept = (store.kept[0], 7)
+    switch.behaviour = "silent"
+    store.broken = "not now"
+    with pytest.raises(StoreError):
+        firewalls.create(core, "default", spec(droplet_ids=(101,)))
+    assert core.revision == 6  # the store was away: nothing is known of it
+    store.broken = None
+    switch.behaviour = "confirm"
+    switch.act()
+    store.kept = (small(), 9)
+    store.lost_answer = True
+    switch.behaviour = "silent"
+    with pytest.raises(StoreError):
+        firewalls.create(core, "default", spec())
+    assert firewalls.view(core, core.policy.firewalls[FIREWALL]).status is Status.WAITING
+    switch.behaviour = "confirm"
+    switch.act()
+    assert firewalls.view(core, core.policy.firewalls[FIREWALL]).status is Status.SUCCEEDED
+    store.lost_answer = False
+    assert firewalls.create(core, "default", spec()).revision == 10
 
 
 def test_a_write_that_changes_nothing_is_not_stored_and_concerns_nobody(world):

@@ -154,17 +154,16 @@ class Core:
             return  # the store is away; what is in force stays in force
         if revision != self.revision:
             self.policy, self.revision = policy, revision
+            self.progress.restarted(revision)
             for switch in self._switches.values():
                 switch.policy_changed()
 
     def wait(self, written: Written[T], seconds: float) -> bool:
         """Waits until every switch concerned has confirmed or refused a write; False when the time is up."""
-        if self.progress.settled(written.revision, written.hosts):
-            return True
         event = self.runtime.event()
         give_up = self.progress.when_settled(written.revision, written.hosts, event.set)
         try:
-            return event.wait(seconds)
+            return self.progress.settled(written.revision, written.hosts) or event.wait(seconds)
         finally:
             give_up()
 

@@ -35,6 +35,9 @@ class FirewallView:
 
 
 def view(core: Core, firewall: Firewall) -> FirewallView:
+    """A firewall as it was written, with its status now; one that is gone since is waiting for good."""
+    if firewall.id not in core.policy.firewalls:
+        return FirewallView(firewall, Status.WAITING, ())
     pending = core.progress.pending(core.policy, firewall.id)
     return FirewallView(firewall, core.progress.status_of(pending), pending)
 

@@ -22,12 +22,15 @@ def rule_faults(policy: Policy, account: str, rules: Iterable[tuple[str, Rule]],
     faults: list[Fault] = []
     for at, rule in rules:
         where = f"{at}.{PEER_KEY[rule.direction.value]}"
-        for name in LISTS:
-            count = len(getattr(rule.peer, name))
-            if count > limits.entries:
-                faults.append(Fault(f"{where}.{name}", f"{count} entries; no more than {limits.entries} are allowed"))
-        faults += droplet_faults(policy, account, rule.peer.droplet_ids, f"{where}.droplet_ids")
-        faults += tag_faults(policy, account, rule.peer.tags, f"{where}.tags")
+        too_long = [
+            Fault(f"{where}.{name}", f"{count} entries; no more than {limits.entries} are allowed")
+            for name in LISTS
+            if (count := len(getattr(rule.peer, name))) > limits.entries
+        ]
+        faults += too_long
+        if not too_long:  # a list that is too long is not looked through as well
+            faults += droplet_faults(policy, account, rule.peer.droplet_ids, f"{where}.droplet_ids")
+            faults += tag_faults(policy, account, rule.peer.tags, f"{where}.tags")
     return faults
 
 

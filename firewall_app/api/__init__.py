@@ -1,0 +1,15 @@
+"""HTTP for people: two REST interfaces over one set of use cases.
+
+    app.py      one request, start to end: request id, token, route, body, answer, error
+    routes.py   which handler a method and a path mean
+    schemas.py  bodies: JSON to values of policy/model.py, every fault with its path
+    v1.py       handlers of the operator's interface, and of health
+    v2.py       handlers of the tenants' interface, compatible with DigitalOcean's
+    render.py   values to JSON
+    paging.py   collections in pages
+    errors.py   which status each error becomes
+    openapi.py  the document that describes all of it
+    server.py   the listener, with its limits; the only file that knows eventlet
+
+It calls service/ and knows neither the store nor OpenFlow.
+"""

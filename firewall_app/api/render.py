@@ -1,0 +1,275 @@
+"""Values to JSON.
+
+What a virtual machine is besides its network (memory, image, region) is not known here; the keys that clients read
+without asking whether they are there hold zeros and empty strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+
+import netaddr
+
+from ..pipeline.compile import RuleFlows, peer_networks
+from ..pipeline.flow import texts
+from ..pipeline.tables import Kind, cookie_parts
+from ..policy.model import Direction, Droplet, Firewall, PortRules, Rule, Tag, network
+from ..policy.policy import Policy
+from ..progress import SwitchReport
+from ..service.core import FlowStats
+from ..service.firewalls import FirewallView
+from ..service.hypervisors import HypervisorView, PortView
+
+Json = dict[str, object]
+
+
+def moment(value: datetime | None) -> str | None:
+    """RFC 3339 in UTC, whole seconds."""
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if value is not None else None
+
+
+# ---- rules and firewalls
+
+
+def rule(value: Rule) -> Json:
+    """Exactly the keys of the public API: some clients refuse or compare any other."""
+    peer = value.peer
+    targets = {
+        "addresses": peer.addresses,
+        "droplet_ids": peer.droplet_ids,
+        "tags": peer.tags,
+        "load_balancer_uids": peer.load_balancer_uids,
+        "kubernetes_ids": peer.kubernetes_ids,
+    }
+    return {
+        "protocol": value.protocol.value,
+        "ports": str(value.ports),
+        "sources" if value.direction is Direction.INBOUND else "destinations": {
+            name: list(names) for name, names in targets.items() if names
+        },
+    }
+
+
+def rules(values: Iterable[Rule]) -> list[Json]:
+    return [rule(value) for value in values]
+
+
+def firewall(view: FirewallView) -> Json:
+    value = view.firewall
+    return {
+        "id": value.id,
+        "name": value.name,
+        "status": view.status.value,
+        "created_at": moment(value.created_at),
+        "inbound_rules": rules(value.inbound_rules),
+        "outbound_rules": rules(value.outbound_rules),
+        "droplet_ids": list(value.droplet_ids),
+        "tags": list(value.tags),
+        "pending_changes": [
+            {"droplet_id": change.droplet_id, "removing": change.removing, "status": change.status.value}
+            for change in view.pending
+        ],
+    }
+
+
+# ---- droplets and tags
+
+
+def droplet(value: Droplet) -> Json:
+    """As /v1 has it."""
+    return {
+        "id": value.id,
+        "account": value.account,
+        "name": value.name,
+        "tags": list(value.tags),
+        "created_at": moment(value.created_at),
+    }
+
+
+def compatible_droplet(policy: Policy, value: Droplet) -> Json:
+    """As /v2 has it: every key that the public API requires."""
+    created = moment(value.created_at)
+    return {
+        "id": value.id,
+        "name": value.name,
+        "memory": 0,
+        "vcpus": 0,
+        "disk": 0,
+        "locked": False,
+        "status": "active",
+        "created_at": created,
+        "features": [],
+        "backup_ids": [],
+        "next_backup_window": None,
+        "snapshot_ids": [],
+        "image": {
+            "id": 0, "name": "", "type": "custom", "distribution": "Unknown", "slug": None, "public": False,
+            "regions": [], "created_at": created, "min_disk_size": 0, "size_gigabytes": 0, "description": "",
+            "tags": [], "status": "available", "error_message": "",
+        },
+        "volume_ids": [],
+        "size": {
+            "slug": "", "memory": 0, "vcpus": 0, "disk": 0, "transfer": 0.0, "price_monthly": 0.0,
+            "price_hourly": 0.0, "regions": [], "available": True, "description": "",
+        },
+        "size_slug": "",
+        "networks": _networks(policy, value),
+        "region": {"slug": "", "name": "", "sizes": [], "available": True, "features": []},
+        "tags": list(value.tags),
+    }  # fmt: skip
+
+
+def _networks(policy: Policy, value: Droplet) -> dict[str, list[Json]]:
+    """The single addresses of a droplet's ports; prefixes that it may send from are no addresses of interfaces.
+
+    IPv4 is private when it is of RFC 1918 or link-local, else public; IPv6 is always called public, since the public
+    API knows no other.  The subnet and its gateway are not known: masks are those of a single host.
+    """
+    found: dict[str, list[Json]] = {"v4": [], "v6": []}
+    for port_id in sorted(policy.ports_of.get(value.id, ())):
+        for text in policy.ports[port_id].addresses:
+            own = network(text)
+            if own.prefix != own.bits:
+                continue
+            address = str(own.first)
+            if own.version == 6:
+                found["v6"].append({"ip_address": address, "netmask": 128, "gateway": "", "type": "public"})
+                continue
+            parsed = netaddr.IPAddress(address)
+            private = parsed.is_ipv4_private_use() or parsed.is_link_local()
+            found["v4"].append(
+                {
+                    "ip_address": address,
+                    "netmask": "255.255.255.255",
+                    "gateway": None if private else "",
+                    "type": "private" if private else "public",
+                }
+            )
+    return found
+
+
+def tag(value: Tag, carriers: int) -> Json:
+    """What was tagged last is not remembered."""
+    count: Json = {"count": carriers, "last_tagged_uri": ""}
+    none: Json = {"count": 0, "last_tagged_uri": ""}
+    others: Json = dict.fromkeys(("images", "volumes", "volume_snapshots", "databases"), none)
+    return {"name": value.name, "resources": {**count, "droplets": count, **others}}
+
+
+# ---- hypervisors and ports
+
+
+def hypervisor(view: HypervisorView) -> Json:
+    known, report = view.hypervisor, view.report
+    return {
+        "dpid": view.dpid,
+        "registered": known is not None,
+        "name": known.name if known is not None else None,
+        "uplinks": list(known.uplinks) if known is not None and known.uplinks is not None else None,
+        "created_at": moment(known.created_at) if known is not None else None,
+        "connected": report.connected,
+        "address": report.address,
+        "connected_since": moment(report.connected_since),
+        "openflow": report.openflow,
+        "software": report.software,
+        "sync": _sync(report),
+    }
+
+
+def _sync(report: SwitchReport) -> Json:
+    return {
+        "state": report.sync.value,
+        "flows": report.flows,
+        "last_change_at": moment(report.last_change_at),
+        "last_repair_at": moment(report.last_repair_at),
+        "repaired_flows": report.repaired_flows,
+        "error": report.error,
+    }
+
+
+def port(view: PortView) -> Json:
+    value = view.port
+    return {
+        "id": value.id,
+        "droplet_id": value.droplet_id,
+        "hypervisor": value.hypervisor,
+        "interface": view.interface,
+        "number": view.number,
+        "mac": value.mac,
+        "addresses": list(value.addresses),
+        "status": view.status.value,
+        "error": view.error,
+        "created_at": moment(value.created_at),
+    }
+
+
+def port_rules(policy: Policy, port_id: str, own: PortRules) -> Json:
+    """The port's own rules, in the shape in which they are written, and all that applies to it, resolved."""
+    found = policy.ports[port_id]
+    return {
+        "port_id": port_id,
+        "own": port_id in policy.port_rules,
+        "inbound_rules": rules(own.inbound_rules),
+        "outbound_rules": rules(own.outbound_rules),
+        "rules": [
+            _resolved(policy, owner, value, found.slot) for owner in policy.rule_sets_of(found) for value in owner.rules
+        ],
+    }
+
+
+def _resolved(policy: Policy, owner: Firewall | PortRules, value: Rule, slot: int) -> Json:
+    networks = peer_networks(policy, owner.account, value)
+    flows = RuleFlows(value.id, value.direction, value.protocol, value.ports, networks, (slot,)).flows()
+    return {
+        **_owned(owner, value),
+        "addresses": [str(network) for network in networks],
+        "flows": texts(flows),
+    }
+
+
+def _owned(owner: Firewall | PortRules, value: Rule) -> Json:
+    """A rule with the set that it stands in."""
+    firewall = {"id": owner.id, "name": owner.name} if isinstance(owner, Firewall) else None
+    return {
+        "id": value.id,
+        "direction": value.direction.value,
+        "firewall": firewall,
+        "port": owner.port_id if isinstance(owner, PortRules) else None,
+        **rule(value),
+    }
+
+
+def flows(policy: Policy, stats: Iterable[FlowStats]) -> list[Json]:
+    """Flows as read back, each with the rule, or the port, that it comes from."""
+    owners: tuple[Mapping[str, Firewall], Mapping[str, PortRules]] = policy.firewalls, policy.port_rules
+    by_id = {value.id: (owner, value) for table in owners for owner in table.values() for value in owner.rules}
+    found: list[Json] = []
+    for entry in stats:
+        kind, number = _origin(entry)
+        owner = by_id.get(number) if kind is Kind.RULE else None
+        slot = number if kind in (Kind.PORT, Kind.DROP) else None
+        found.append(
+            {
+                "flow": entry.text,
+                "packets": entry.packets,
+                "bytes": entry.bytes,
+                "rule": _owned(*owner) if owner is not None else None,
+                "port": next(iter(sorted(policy.slots.get(slot, ()))), None) if slot is not None else None,
+            }
+        )
+    return found
+
+
+def concerns_slot(entry: FlowStats, slot: int) -> bool:
+    """Whether a flow was made for the port with a slot."""
+    kind, number = _origin(entry)
+    if kind in (Kind.PORT, Kind.DROP):
+        return number == slot
+    term = entry.flow.match.get("reg5") if entry.flow is not None else None
+    return term is not None and term.value == slot
+
+
+def _origin(entry: FlowStats) -> tuple[Kind | None, int]:
+    parts = cookie_parts(entry.flow.cookie) if entry.flow is not None else None
+    return parts if parts is not None else (None, 0)

@@ -1,0 +1,86 @@
+"""Which handler a method and a path mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..policy.model import DEFAULT_ACCOUNT
+from ..service.access import Caller
+from ..service.core import Core, T, Written
+from ..settings import Settings
+from .errors import NoSuchPath, WrongMethod
+from .schemas import Body
+
+
+@dataclass
+class Call:
+    """One request as handlers see it, and what they may add to its answer."""
+
+    core: Core
+    settings: Settings
+    caller: Caller | None
+    url: str  # as the client sees it, without the query
+    query: dict[str, str]
+    account: str = DEFAULT_ACCOUNT  # whose objects are meant; /v2 only
+    body: Any = None  # an instance of the route's schema
+    patience: int | None = None  # seconds that the client will wait for switches
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def settle(self, written: Written[T]) -> T:
+        """The result of a write, once the switches concerned have answered or the client's patience is at its end."""
+        if self.patience is not None:
+            self.core.wait(written, self.patience)
+            self.headers["Preference-Applied"] = f"wait={self.patience}"
+            # An answer without a body has no other place to say how it went.
+            outcome = self.core.progress.outcome(written.revision, written.hosts)
+            self.headers["X-Change-Status"] = outcome.value
+        return written.value
+
+
+Handler = Callable[..., object]  # (call, **path parameters) -> JSON, None for no body
+
+
+@dataclass(frozen=True)
+class Route:
+    """One line of the tables in v1.py and v2.py."""
+
+    method: str
+    path: str  # `/v2/firewalls/{firewall_id}`
+    handler: Handler
+    status: int
+    body: type[Body] | None = None
+    body_optional: bool = False  # an empty body means something of its own
+    open: bool = False  # needs no token
+    created: bool = False  # may answer 201 instead
+
+    @property
+    def compatible(self) -> bool:
+        return self.path.startswith("/v2/")
+
+
+class Routes:
+    """A table of routes.  Paths may end in a slash, and HEAD is GET: some clients rely on either."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.all = tuple(routes)
+        self._paths: list[tuple[re.Pattern[str], dict[str, Route]]] = []
+        for path in dict.fromkeys(route.path for route in self.all):
+            pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path))
+            self._paths.append((pattern, {route.method: route for route in self.all if route.path == path}))
+
+    def find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
+        """The route, and its path parameters.  Raises NoSuchPath, WrongMethod."""
+        wanted = path[:-1] if path.endswith("/") else path
+        for pattern, methods in self._paths:
+            found = pattern.fullmatch(wanted)
+            if found is None:
+                continue
+            route = methods.get("GET" if method == "HEAD" else method)
+            if route is None:
+                raise WrongMethod(method, [*methods, *(["HEAD"] if "GET" in methods else [])])
+            return route, found.groupdict()
+        raise NoSuchPath(f"there is nothing at {path}")

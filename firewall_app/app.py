@@ -1,0 +1,190 @@
+"""The Ryu application: starts everything, passes Ryu's events on, decides nothing.
+
+    ryu-manager --config-file FILE firewall_app.app
+
+`[DEFAULT]` of FILE holds Ryu's own options (ofp_tcp_listen_port, wsapi_host, wsapi_port, ...), `[firewall]` ours
+(`settings.py`).
+"""
+
+from __future__ import annotations
+
+from . import logs  # noqa: F401 - first: what is imported below logs while it is imported
+
+# isort: split
+
+import logging
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import eventlet
+from eventlet import tpool
+from eventlet.event import Event as GreenEvent
+from eventlet.semaphore import Semaphore
+from oslo_config.cfg import Error as ConfigError
+from ryu import cfg
+from ryu.base.app_manager import RyuApp
+from ryu.controller import ofp_event
+from ryu.controller.handler import DEAD_DISPATCHER, MAIN_DISPATCHER, set_ev_cls
+from ryu.ofproto import ofproto_v1_3, ofproto_v1_4
+
+from . import __version__
+from .api.app import make_application
+from .api.server import serve
+from .openflow import compat, wire
+from .openflow.link import Link
+from .pipeline.compile import Rulings
+from .policy.errors import StoreError
+from .service.access import Access, Caller, Role, digest
+from .service.core import Core, Event, FlowStats, Limits
+from .settings import Settings, read
+from .store import Store, Token
+
+LOG = logging.getLogger("firewall")
+T = TypeVar("T")
+
+compat.install()
+
+
+class _Event:
+    """`service.core.Event` for green threads."""
+
+    def __init__(self) -> None:
+        self._event = GreenEvent()
+
+    def set(self) -> None:
+        if not self._event.ready():
+            self._event.send(True)
+
+    def wait(self, timeout: float) -> bool:
+        with eventlet.Timeout(timeout, False):
+            return bool(self._event.wait())
+        return False
+
+
+class _Runtime:
+    """`service.core.Runtime` on eventlet: slow work goes to a native thread, the loop goes on."""
+
+    def lock(self) -> AbstractContextManager[object]:
+        lock: AbstractContextManager[object] = Semaphore()
+        return lock
+
+    def slow(self, work: Callable[[], T]) -> T:
+        done: T = tpool.execute(work)
+        return done
+
+    def event(self) -> Event:
+        return _Event()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC).replace(microsecond=0)
+
+
+class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
+    OFP_VERSIONS = (ofproto_v1_3.OFP_VERSION, ofproto_v1_4.OFP_VERSION)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        try:
+            self.settings = settings = read(cfg.CONF)
+            store = Store.open(settings.database)
+            policy, revision = store.load()
+            access = _access(store, settings)
+        except (StoreError, ConfigError) as error:
+            raise SystemExit(f"firewall: {error}") from None
+        self.core = Core(
+            policy,
+            revision,
+            store,
+            _Runtime(),
+            Rulings(settings.uplinks, settings.closed),
+            Limits(settings.max_droplets, settings.max_tags, settings.max_rules, settings.max_entries),
+        )
+        self._application = make_application(self.core, access, settings)
+        self._server: Any = None
+        LOG.info("cloud firewall %s: policy revision %d from %s", __version__, revision, _without_password(settings))
+
+    def start(self) -> Any:
+        host, port = cfg.CONF.wsapi_host, cfg.CONF.wsapi_port
+        try:
+            self._server = serve(self._application, host or "127.0.0.1", port, self.settings)
+        except OSError as error:
+            raise SystemExit(f"firewall: cannot listen for HTTP on {host} port {port}: {error}") from None
+        LOG.info("REST on http://%s:%s", host or "127.0.0.1", self._server.port)
+        return super().start()
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+        super().close()
+
+    @set_ev_cls(ofp_event.EventOFPStateChange, [MAIN_DISPATCHER, DEAD_DISPATCHER])
+    def state_changed(self, event: Any) -> None:
+        datapath = event.datapath
+        if event.state == DEAD_DISPATCHER:
+            link = getattr(datapath, "firewall_link", None)
+            if link is not None:
+                link.close()
+            return
+        dpid = f"{datapath.id:016x}"
+        if not self.settings.enrol and dpid not in self.core.policy.hypervisors:
+            LOG.warning("hypervisor %s from %s is not registered: disconnected", dpid, datapath.address[0])
+            datapath.close()
+            return
+        link = Link(
+            self.core, datapath, _flow_stats,
+            reply_timeout=self.settings.reply_timeout, audit_interval=self.settings.audit_interval,
+        )  # fmt: skip
+        datapath.firewall_link = link
+        LOG.info("hypervisor %s connected from %s", dpid, datapath.address[0])
+        eventlet.spawn_n(link.run)
+
+
+def _flow_stats(raw: wire.RawFlow) -> FlowStats:
+    try:
+        flow = wire.decode_flow(raw)
+        return FlowStats(flow, flow.text, raw.packets, raw.byte_count)
+    except wire.DecodeError as error:
+        text = f"cookie={raw.cookie:#x},table={raw.table},priority={raw.priority} ({error})"
+        return FlowStats(None, text, raw.packets, raw.byte_count)
+
+
+def _access(store: Store, settings: Settings) -> Access:
+    """The tokens in force; makes a first one when there is none, and says where it is."""
+    kept = [t for t in store.tokens() if t.revoked_at is None]
+    access = Access((t.hash, Caller(Role(t.role), t.account)) for t in kept)
+    given = os.environ.get("FIREWALL_OPERATOR_TOKEN")
+    if given:
+        access.grant(given, Caller(Role.OPERATOR))
+    if not len(access):
+        secret, path = secrets.token_urlsafe(32), _token_file(settings)
+        try:
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                file.write(secret + "\n")
+            path.chmod(0o600)
+        except OSError as error:
+            raise SystemExit(f"firewall: cannot write a first operator's token to {path}: {error}") from None
+        now = datetime.now(UTC)
+        store.add_token(Token(secrets.token_hex(8), digest(secret), Role.OPERATOR.value, None, "first", now, None))
+        access.grant(secret, Caller(Role.OPERATOR))
+        LOG.info("a first operator's token was made: it is in %s", path)
+    return access
+
+
+def _token_file(settings: Settings) -> Path:
+    if settings.token_file:
+        return Path(settings.token_file)
+    prefix = "sqlite:///"
+    if settings.database.startswith(prefix):
+        return Path(settings.database.removeprefix(prefix)).with_suffix(".token")
+    return Path("firewall.token")
+
+
+def _without_password(settings: Settings) -> str:
+    from sqlalchemy import make_url
+
+    return make_url(settings.database).render_as_string(hide_password=True)
