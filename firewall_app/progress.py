@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
+from .pipeline.compile import ports_here
 from .policy.policy import Change, Policy
 
 
@@ -186,5 +187,8 @@ class Progress:
             if report.sync is Sync.SYNCING and not report.interfaces:
                 return Status.WAITING, None, number, name
             return Status.ABSENT, None, number, name
+        holder = next((p.id for p, n in ports_here(policy, port.hypervisor, report.interfaces) if n == number), port_id)
+        if holder != port_id:
+            return Status.FAILED, f"switch port {number} belongs to port {holder}", number, name
         outcome = self.outcome(self._ports.get(port_id, self._start), (port.hypervisor,))
         return outcome, report.error if outcome is Status.FAILED else None, number, name

@@ -19,6 +19,7 @@ import pytest
 
 from lab.controller import Controller, Rest, free_port
 
+pytestmark = pytest.mark.process
 ROOT = Path(__file__).parent.parent
 RYU = Path(sys.executable).parent / "ryu-manager"
 

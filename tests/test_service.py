@@ -9,6 +9,7 @@ import pytest
 from fakecore import NOW, FakeSwitch, fake_core
 from policies import ANYONE, DPID, FIREWALL, rule, small
 
+from firewall_app.pipeline.compile import PortGuards
 from firewall_app.policy.errors import Conflict, Invalid, NotFound, StoreError, Unreachable
 from firewall_app.policy.model import Peer, Port
 from firewall_app.progress import PendingChange, Status, SwitchReport, Sync
@@ -374,6 +375,16 @@ def test_port_status_follows_the_switch():
     assert hypervisors.port_view(core, core.policy.ports["web-eth0"]).status is Status.WAITING
     core.disconnected(DPID, switch)
     assert hypervisors.port_view(core, web).status is Status.UNREACHABLE
+
+
+def test_a_switch_port_that_two_ports_claim_is_the_older_ones(world):
+    core, _, _ = world
+    hypervisors.put_port(core, port(interface=None, number=2))  # tap101, which belongs to web-eth0
+    shown = hypervisors.port_view(core, core.policy.ports["p"])
+    assert (shown.status, shown.error) == (Status.FAILED, "switch port 2 belongs to port web-eth0")
+    assert hypervisors.port_view(core, core.policy.ports["web-eth0"]).status is Status.SUCCEEDED
+    slots = {unit.slot for unit in core.units(DPID, INTERFACES)[1].values() if isinstance(unit, PortGuards)}
+    assert slots == {1, 2}
 
 
 def test_wait_returns_when_the_switch_confirms_refuses_or_the_time_is_up(world):

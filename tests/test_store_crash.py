@@ -17,11 +17,14 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+import pytest
 from sqlalchemy import Engine, event
 
 from firewall_app.policy.model import Direction, Droplet, Firewall, Peer, PortRange, Protocol, Rule
 from firewall_app.policy.policy import Draft
 from firewall_app.store import Store
+
+pytestmark = pytest.mark.process
 
 RULES = 3
 

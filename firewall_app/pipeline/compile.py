@@ -207,7 +207,7 @@ class Flood:
         if not droplets:
             return
         for half, types, actions in (
-            (FROM_DROPLET, (RS, NS, NA), everywhere),
+            (FROM_DROPLET, (NS, NA), everywhere),  # a router solicitation is for the uplinks: no droplet is a router
             (TO_DROPLET, (RA, NS, NA), droplets),
         ):
             yield OUTPUT.flow(106, match(reg7=half, eth_dst=MULTICAST, eth_type=ETH_ARP), *actions, cookie=static)
