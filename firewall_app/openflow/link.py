@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import eventlet
 from eventlet.event import Event
-from eventlet.queue import Empty, LightQueue
+from eventlet.queue import Empty, Full, LightQueue
 
 from ..pipeline.compile import Unit, UnitKey
 from ..policy.errors import Unreachable
@@ -23,6 +23,7 @@ from .session import Moment, Session
 
 LOG = logging.getLogger(__name__)
 INBOX = 4096  # events that may wait; a switch that floods is then read no faster than we work
+TICK = 1.0  # seconds between two looks at the clock
 CHUNK = 32 << 10  # bytes given to a socket at once: joined messages, but other threads get their turn
 
 
@@ -59,9 +60,13 @@ class Link:
         self._datapath = datapath
         self._tell = tell
         self._inbox: LightQueue = LightQueue(INBOX)
-        self._changed = False  # a policy change is in the inbox already
-        self._open = True
+        # What others want is a flag, not a message: nobody may have to wait for room in the inbox of a slow switch.
+        self._policy_changed = False
+        self._resync = False
+        self._new_readers: list[Event] = []
         self._readers: list[Event] = []
+        self._open = True
+        self._ticked = 0.0
         self._session = Session(
             self.dpid,
             datapath.ofproto.OFP_VERSION,
@@ -92,29 +97,35 @@ class Link:
             LOG.exception("hypervisor %s: disconnecting after an internal error", self.dpid)
         finally:
             self.close()
+            self._readers += self._new_readers
             self._wake_readers(Unreachable(f"hypervisor {self.dpid} went away"))
             self._owner.disconnected(self.dpid, self)
 
     def _handle(self) -> list[bytes]:
+        """Waits for something to happen, and what is to be sent because of it."""
         try:
-            event = self._inbox.get(timeout=1)
+            event = self._inbox.get(timeout=TICK)
         except Empty:
-            return self._session.tick(moment())
-        if isinstance(event, bytes):
+            event = None
+        now = moment()
+        out: list[bytes] = []
+        if event is not None:
             reads = self._session.reads
-            out = self._session.receive(event, moment())
+            out += self._session.receive(event, now)
             if self._session.reads != reads and self._readers:
                 self._wake_readers([self._tell(raw) for raw in self._session.flows_read])
-            return out
-        if event == "policy":
-            self._changed = False
-            return self._session.policy_changed(moment())
-        if event == "resync":
-            return self._session.resync(moment())
-        if isinstance(event, Event):
-            self._readers.append(event)
-            return self._session.resync(moment(), keep_flows=True)
-        return []
+        if self._policy_changed:
+            self._policy_changed = False
+            out += self._session.policy_changed(now)
+        if self._resync or self._new_readers:
+            self._resync = False
+            out += self._session.resync(now, keep_flows=bool(self._new_readers))
+            self._readers += self._new_readers
+            self._new_readers = []
+        if now.seconds - self._ticked >= TICK:
+            self._ticked = now.seconds
+            out += self._session.tick(now)
+        return out
 
     def _send(self, messages: list[bytes]) -> None:
         chunk: list[bytes] = []
@@ -147,16 +158,17 @@ class Link:
     # ---- service.core.Switch
 
     def policy_changed(self) -> None:
-        if not self._changed:
-            self._changed = True
-            self._inbox.put("policy")
+        self._policy_changed = True
+        self._nudge()
 
     def resync(self) -> None:
-        self._inbox.put("resync")
+        self._resync = True
+        self._nudge()
 
     def read_flows(self, timeout: float) -> list[Any]:
         reader = Event()
-        self._inbox.put(reader)
+        self._new_readers.append(reader)
+        self._nudge()
         answer: list[Any] | None = None
         with eventlet.Timeout(timeout, False):
             answer = reader.wait()
@@ -170,5 +182,11 @@ class Link:
             self._open = False
             self._datapath.firewall_link = None
             self._datapath.close()
-            if not self._inbox.full():
-                self._inbox.put("stop")
+            self._nudge()
+
+    def _nudge(self) -> None:
+        """Wakes the switch's thread; one that has messages waiting needs no waking."""
+        try:
+            self._inbox.put_nowait(None)
+        except Full:
+            pass

@@ -1,0 +1,170 @@
+"""The rim of a session: threads, inboxes, and a datapath that may not read."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import eventlet
+import pytest
+from fakeswitch import FakeSwitch, message
+from policies import DPID, small, with_inbound
+
+from firewall_app.openflow import link as link_module
+from firewall_app.openflow.link import INBOX, Link
+from firewall_app.pipeline.compile import Rulings, units
+from firewall_app.policy.errors import Unreachable
+from firewall_app.progress import Sync
+
+
+class Owner:
+    """What the service does for a link."""
+
+    def __init__(self) -> None:
+        self.policy, self.revision = small(), 0
+        self.reports: list = []
+        self.gone = 0
+
+    def units(self, dpid, interfaces):
+        return self.revision, units(self.policy, dpid, interfaces, Rulings())
+
+    def connected(self, dpid, switch):
+        assert dpid == DPID
+
+    def reported(self, dpid, switch, report):
+        self.reports.append(report)
+
+    def disconnected(self, dpid, switch):
+        self.gone += 1
+
+
+class Datapath:
+    """Ryu's, as far as a link sees it; answers by a `FakeSwitch`, or does not take what it is sent."""
+
+    id = 1
+    address = ("192.0.2.1", 4711)
+    ofproto = SimpleNamespace(OFP_VERSION=5)
+
+    def __init__(self, switch: FakeSwitch) -> None:
+        self.switch, self.firewall_link, self.closed = switch, None, False
+        self.stuck = False
+        self._answers = eventlet.Queue()
+        eventlet.spawn_n(self._receive)
+
+    def _receive(self) -> None:
+        """Ryu's receiving thread."""
+        while True:
+            answer = self._answers.get()
+            if self.firewall_link is not None:
+                self.firewall_link.received(answer)
+
+    def send(self, data: bytes) -> None:
+        while self.stuck:
+            eventlet.sleep(0.01)
+        while data:
+            length = int.from_bytes(data[2:4], "big")
+            for answer in self.switch.answer(data[:length]):
+                self._answers.put(answer)
+            data = data[length:]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def running():
+    owner, datapath = Owner(), Datapath(FakeSwitch())
+    link = Link(owner, datapath, lambda raw: raw.cookie, reply_timeout=30, audit_interval=0)
+    datapath.firewall_link = link
+    eventlet.spawn(link.run)
+    until(lambda: owner.reports and owner.reports[-1].sync is Sync.IN_SYNC)
+    yield owner, datapath, link
+    datapath.stuck = False
+    link.close()
+    until(lambda: owner.gone)
+
+
+def until(done) -> None:
+    with eventlet.Timeout(10):
+        while not done():
+            eventlet.sleep(0.005)
+
+
+def test_it_connects_follows_the_policy_and_reports(running):
+    owner, datapath, link = running
+    assert datapath.switch.commits == 1
+    owner.policy, owner.revision = with_inbound(owner.policy), 1
+    link.policy_changed()
+    until(lambda: owner.reports[-1].confirmed == 1)
+    assert datapath.switch.commits == 2
+
+
+def test_nobody_waits_for_a_switch_that_does_not_read(running):
+    owner, datapath, link = running
+    datapath.stuck = True
+    owner.policy, owner.revision = with_inbound(owner.policy), 1
+    link.policy_changed()
+    eventlet.sleep(0.05)  # its thread is now stuck in a send
+    for _ in range(INBOX - link._inbox.qsize()):
+        link._inbox.put_nowait(message(21, 1))
+    with eventlet.Timeout(1):
+        for _ in range(3):
+            link.policy_changed()
+            link.resync()
+        with pytest.raises(Unreachable, match="did not answer"):
+            link.read_flows(0.1)
+    datapath.stuck = False
+    until(lambda: owner.reports[-1].confirmed == 1)
+
+
+def test_flows_are_read_back_for_everyone_who_asked(running):
+    _, datapath, link = running
+    pile = eventlet.GreenPool()
+    answers = list(pile.imap(lambda _: link.read_flows(5), range(3)))
+    assert [len(answer) for answer in answers] == [len(datapath.switch.flows)] * 3
+
+
+def test_who_waits_for_a_switch_that_goes_is_told(running):
+    owner, datapath, link = running
+    datapath.switch.mute = frozenset({18})
+    waiting = eventlet.spawn(link.read_flows, 30)
+    eventlet.sleep(0.05)
+    link.close()
+    with eventlet.Timeout(5), pytest.raises(Unreachable, match="went away"):
+        waiting.wait()
+    assert datapath.closed
+    assert owner.gone == 1
+    assert datapath.firewall_link is None
+
+
+def test_a_malformed_message_closes_the_connection(running):
+    owner, datapath, link = running
+    link.received(b"\5\x13\0\x08\0\0\0\1")
+    until(lambda: owner.gone)
+    assert datapath.closed
+
+
+def test_an_error_of_our_own_closes_the_connection_and_is_logged(running, caplog):
+    owner, datapath, link = running
+
+    def broken(dpid, interfaces):
+        raise RuntimeError("cannot compile")
+
+    owner.units = broken
+    link.policy_changed()
+    until(lambda: owner.gone)
+    assert datapath.closed
+    assert "cannot compile" in caplog.text
+
+
+def test_time_passes_though_messages_never_cease(running, monkeypatch):
+    owner, datapath, link = running
+    monkeypatch.setattr(link_module, "TICK", 0.05)
+    link._session._reply_timeout = 0.2
+    datapath.switch.mute = frozenset({20})
+    owner.policy, owner.revision = with_inbound(owner.policy), 1
+    link.policy_changed()
+    with eventlet.Timeout(10):
+        while not owner.gone:
+            link.received(message(21, 1))
+            eventlet.sleep(0.001)
+    assert datapath.closed
