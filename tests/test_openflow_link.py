@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import eventlet
@@ -168,3 +169,22 @@ def test_time_passes_though_messages_never_cease(running, monkeypatch):
             link.received(message(21, 1))
             eventlet.sleep(0.001)
     assert datapath.closed
+
+
+def test_a_long_comparison_holds_up_nobody_else(running):
+    owner, _, link = running
+    begun, may_end = threading.Event(), threading.Event()
+    plan = owner.units
+
+    def long(dpid, interfaces):
+        begun.set()
+        assert may_end.wait(10), "everything stood still meanwhile"
+        return plan(dpid, interfaces)
+
+    owner.units = long
+    owner.policy, owner.revision = with_inbound(owner.policy), 1
+    link.policy_changed()
+    until(begun.is_set)
+    assert owner.reports[-1].confirmed == 0
+    may_end.set()
+    until(lambda: owner.reports[-1].confirmed == 1)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import eventlet
+from eventlet import tpool
 from eventlet.event import Event
 from eventlet.queue import Empty, Full, LightQueue
+from eventlet.semaphore import Semaphore
 
 from ..pipeline.compile import Unit, UnitKey
 from ..policy.errors import Unreachable
@@ -22,9 +25,16 @@ from . import wire
 from .session import Moment, Session
 
 LOG = logging.getLogger(__name__)
+T = TypeVar("T")
 INBOX = 4096  # events that may wait; a switch that floods is then read no faster than we work
 TICK = 1.0  # seconds between two looks at the clock
 CHUNK = 32 << 10  # bytes given to a socket at once: joined messages, but other threads get their turn
+
+
+# Comparing a large policy with a switch takes a second of Python, which no other switch and no request should wait
+# for.  It runs in a native thread, few at a time: more would share one interpreter, and keep the store waiting.
+COMPARING = Semaphore(2)
+MAY_COMPARE = (4, 12, 19, 33)  # message types: experimenter and bundle control, port status, multipart
 
 
 class FlowReading(Protocol):
@@ -43,6 +53,13 @@ class Owner(Protocol):
     def reported(self, dpid: str, switch: Any, report: SwitchReport) -> None: ...
 
     def disconnected(self, dpid: str, switch: Any) -> None: ...
+
+
+def _aside(work: Callable[[], T]) -> T:
+    """Runs work of the switch's own in a native thread; only its green thread waits."""
+    with COMPARING:
+        done: T = tpool.execute(work)
+        return done
 
 
 def moment() -> Moment:
@@ -111,12 +128,15 @@ class Link:
         out: list[bytes] = []
         if event is not None:
             reads = self._session.reads
-            out += self._session.receive(event, now)
+            if event[1:2] and event[1] in MAY_COMPARE:
+                out += _aside(lambda: self._session.receive(event, now))
+            else:
+                out += self._session.receive(event, now)
             if self._session.reads != reads and self._readers:
-                self._wake_readers([self._tell(raw) for raw in self._session.flows_read])
+                self._wake_readers(_aside(lambda: [self._tell(raw) for raw in self._session.flows_read]))
         if self._policy_changed:
             self._policy_changed = False
-            out += self._session.policy_changed(now)
+            out += _aside(lambda: self._session.policy_changed(now))
         if self._resync or self._new_readers:
             self._resync = False
             out += self._session.resync(now, keep_flows=bool(self._new_readers))

@@ -139,7 +139,8 @@ class Core:
                 raise
             after = draft.done()
             hosts = frozenset().union(*(before.concerned(c) | after.concerned(c) for c in changes))
-            self.policy, self.revision = after, revision
+            self.policy = after
+            self.revision = revision  # after the policy: see `units`
             self.progress.changed(before, after, changes, hosts, revision)
         for dpid in hosts:
             if dpid in self._switches:
@@ -153,7 +154,8 @@ class Core:
         except StoreError:
             return  # the store is away; what is in force stays in force
         if revision != self.revision:
-            self.policy, self.revision = policy, revision
+            self.policy = policy
+            self.revision = revision
             self.progress.restarted(revision)
             for switch in self._switches.values():
                 switch.policy_changed()
@@ -170,8 +172,12 @@ class Core:
     # ---- switches
 
     def units(self, dpid: str, interfaces: Mapping[int, str]) -> tuple[int, dict[UnitKey, Unit]]:
-        """What a switch with these interfaces should hold now, and the revision of which that is true."""
-        return self.revision, units(self.policy, dpid, interfaces, self.rulings)
+        """What a switch with these interfaces should hold now, and a revision of which that is true.
+
+        May be called from any thread: the revision is read before the policy, and written after it.
+        """
+        revision = self.revision
+        return revision, units(self.policy, dpid, interfaces, self.rulings)
 
     def connected(self, dpid: str, switch: Switch) -> None:
         """A switch came; an older connection of the same datapath id is closed."""
