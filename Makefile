@@ -1,26 +1,26 @@
 # make demo | test | run | check | docs | clean.  As root on Debian 12 each of them installs what it lacks.
 PYTHON ?= python3
 V := .venv/bin
-OVS_PACKAGES := openvswitch-switch iproute2 iputils-ping procps
+OVS_PACKAGES := openvswitch-switch iproute2 iputils-ping procps curl
 TEST_PACKAGES := $(OVS_PACKAGES) mininet postgresql
 
-.PHONY: help install demo run test check format ovs lab docs bench clean
+.PHONY: help install demo run test check format ovs lab docs clean
 help:           ## what can be made
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z ]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 install: .venv/installed    ## the virtual environment, nothing else
 .venv/installed: requirements.txt setup.cfg build-constraints.txt cloud_firewall_ryu.pth scripts/install-venv
 	@scripts/install-venv $(PYTHON)
 	@touch $@
 
-demo: install   ## two hypervisors, five droplets, real packets: the story told in the terminal (KEEP=1 leaves it running)
+demo: rooted install   ## two hypervisors, five droplets, real packets: a story in the terminal (KEEP=1 leaves it running)
 	@scripts/install-system $(OVS_PACKAGES)
 	@$(V)/python -m lab.demo $(if $(KEEP),--keep)
 
 run: install    ## the controller alone: OpenFlow on 6653, REST on 127.0.0.1:8080, a SQLite file in run/
 	@scripts/run
 
-test: install   ## every test, those with a real Open vSwitch and PostgreSQL included
+test: rooted install   ## every test, those with a real Open vSwitch and PostgreSQL included
 	@scripts/install-system $(TEST_PACKAGES)
 	@$(V)/python -m pytest
 
@@ -30,9 +30,13 @@ check: install  ## the quick gate: format, lint, types, import contracts, unit t
 format: install ## put the code into shape
 	@$(V)/ruff check -q --fix . ; $(V)/ruff format -q .
 
-ovs lab: install ## the tests with a real ovs-vswitchd; with namespaces and packets
+ovs lab: rooted install    ## the tests with a real ovs-vswitchd; with namespaces and packets
 	@scripts/install-system $(TEST_PACKAGES)
 	@$(V)/python -m pytest -m $@
+
+.PHONY: rooted
+rooted:
+	@[ "$$(id -u)" = 0 ] || { echo "This needs root (network namespaces, Open vSwitch): sudo make ..." >&2; exit 1; }
 
 docs: install   ## write the pages that are generated from the code
 	@$(V)/python -m firewall_app.pipeline > docs/pipeline.md
@@ -40,3 +44,4 @@ docs: install   ## write the pages that are generated from the code
 
 clean:          ## remove what make made
 	@rm -rf .venv .wheels run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -prune -exec rm -rf {} +

@@ -15,6 +15,7 @@ from . import logs  # noqa: F401 - first: what is imported below logs while it i
 import logging
 import os
 import secrets
+import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from typing import Any, TypeVar
 import eventlet
 from eventlet import tpool
 from eventlet.event import Event as GreenEvent
+from eventlet.hubs import trampoline
 from eventlet.semaphore import Semaphore
 from oslo_config.cfg import Error as ConfigError
 from ryu import cfg
@@ -106,6 +108,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         )
         self._application = make_application(self.core, access, settings)
         self._server: Any = None
+        _end_on_signals()
         LOG.info("cloud firewall %s: policy revision %d from %s", __version__, revision, _without_password(settings))
 
     def start(self) -> Any:
@@ -133,7 +136,8 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         dpid = f"{datapath.id:016x}"
         if not self.settings.enrol and dpid not in self.core.policy.hypervisors:
             LOG.warning("hypervisor %s from %s is not registered: disconnected", dpid, datapath.address[0])
-            datapath.close()
+            # Not here: closing tells Ryu's event queue, which this thread empties.
+            eventlet.spawn_n(datapath.close)
             return
         link = Link(
             self.core, datapath, _flow_stats,
@@ -142,6 +146,28 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         datapath.firewall_link = link
         LOG.info("hypervisor %s connected from %s", dpid, datapath.address[0])
         eventlet.spawn_n(link.run)
+
+
+def _end_on_signals() -> None:
+    """SIGTERM and Ctrl-C end Ryu's main, which closes this application: requests under way are answered.
+
+    By way of a pipe, since Python would raise in whichever green thread happens to run.  A second one ends at once.
+    """
+    heard, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell)
+
+    def once(*_: object) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+
+    def wait() -> None:
+        trampoline(heard, read=True)
+        compat.end(KeyboardInterrupt())
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, once)
+    eventlet.spawn_n(wait)
 
 
 def _flow_stats(raw: wire.RawFlow) -> FlowStats:

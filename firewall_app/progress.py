@@ -64,9 +64,10 @@ class PendingChange:
 
 @dataclass(frozen=True)
 class _Asked:
-    revision: int
+    """What a droplet still has to see of a firewall's changes: which revision each of its hypervisors must confirm."""
+
     removing: bool
-    hosts: frozenset[str]
+    hosts: Mapping[str, int]
 
 
 class Progress:
@@ -105,7 +106,9 @@ class Progress:
             for droplet_id in was | now:
                 where = (before.hosts_of(droplet_id) | after.hosts_of(droplet_id)) & hosts
                 if where:
-                    asked[droplet_id] = _Asked(rev, droplet_id not in now, where)
+                    # A hypervisor that has not confirmed an earlier change is still to be waited for.
+                    earlier = asked[droplet_id].hosts if droplet_id in asked else {}
+                    asked[droplet_id] = _Asked(droplet_id not in now, {**earlier, **dict.fromkeys(where, rev)})
         for host in hosts:
             for port_id in after.ports_on.get(host, ()):
                 self._ports[port_id] = rev
@@ -139,30 +142,35 @@ class Progress:
 
         return give_up
 
-    def outcome(self, revision: int, hosts: Iterable[str]) -> Status:
-        """How a revision stands on some hypervisors: succeeded, waiting or failed."""
-        reports = [self.report(dpid) for dpid in hosts]
-        if any(r.failed >= revision and r.confirmed < revision for r in reports):
+    def outcome(self, hosts: Mapping[str, int]) -> Status:
+        """How hypervisors stand to the revision that each is to confirm: succeeded, waiting or failed."""
+        behind = [(self.report(dpid), revision) for dpid, revision in hosts.items()]
+        behind = [(report, revision) for report, revision in behind if report.confirmed < revision]
+        if any(report.failed >= revision for report, revision in behind):
             return Status.FAILED
-        if any(r.confirmed < revision for r in reports):
-            return Status.WAITING
-        return Status.SUCCEEDED
+        return Status.WAITING if behind else Status.SUCCEEDED
 
     def pending(self, policy: Policy, firewall_id: str) -> tuple[PendingChange, ...]:
         """The droplets that a firewall's last changes have not reached, by droplet id."""
         asked = self._firewalls.get(firewall_id, {})
-        for droplet_id in [d for d, a in asked.items() if self.outcome(a.revision, a.hosts) is Status.SUCCEEDED]:
-            if asked[droplet_id].revision > self._start:
-                del asked[droplet_id]
         members = policy.droplets_behind(policy.firewalls[firewall_id])
         found = []
         for droplet_id in sorted(members | asked.keys()):
-            # What was in force before this process started is asked of every switch when it connects.
-            what = asked.get(droplet_id) or _Asked(self._start, False, policy.hosts_of(droplet_id))
-            status = self.outcome(what.revision, what.hosts)
+            what = asked.get(droplet_id) or _Asked(False, {})
+            hosts = dict(what.hosts)
+            for dpid in policy.hosts_of(droplet_id) if droplet_id in members else ():
+                # What was in force before this process started is asked of every switch when it connects.
+                hosts.setdefault(dpid, self._start)
+            status = self.outcome({dpid: rev for dpid, rev in hosts.items() if self._counts(policy, dpid)})
             if status is not Status.SUCCEEDED:
                 found.append(PendingChange(droplet_id, what.removing, status))
+            elif what.removing:
+                del asked[droplet_id]
         return tuple(found)
+
+    def _counts(self, policy: Policy, dpid: str) -> bool:
+        """Whether a hypervisor is to be waited for: one that is neither registered nor there is gone for good."""
+        return dpid in policy.hypervisors or self.report(dpid).connected
 
     @staticmethod
     def status_of(pending: Iterable[PendingChange]) -> Status:
@@ -190,5 +198,5 @@ class Progress:
         holder = next((p.id for p, n in ports_here(policy, port.hypervisor, report.interfaces) if n == number), port_id)
         if holder != port_id:
             return Status.FAILED, f"switch port {number} belongs to port {holder}", number, name
-        outcome = self.outcome(self._ports.get(port_id, self._start), (port.hypervisor,))
+        outcome = self.outcome({port.hypervisor: self._ports.get(port_id, self._start)})
         return outcome, report.error if outcome is Status.FAILED else None, number, name

@@ -8,6 +8,7 @@ They live in the `[firewall]` section of the file that `ryu-manager --config-fil
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any
 
 from oslo_config import cfg
@@ -25,7 +26,7 @@ class Settings:
 
     database: str = _option("sqlite:///firewall.db", "SQLAlchemy URL of the store: sqlite:///FILE or postgresql://...")
     token_file: str = _option(
-        "", "where a first operator's token is written when none exists; default: beside the database"
+        "", "where a first operator's token is written; default: beside an SQLite file, else ./firewall.token"
     )
     uplinks: tuple[str, ...] = _option(
         ("eth*", "en*", "bond*"), "interfaces that are uplinks on hypervisors that name none: shell patterns or numbers"
@@ -52,7 +53,11 @@ _TYPES = {str: cfg.StrOpt, int: cfg.IntOpt, bool: cfg.BoolOpt, tuple: cfg.ListOp
 
 
 def read(conf: cfg.ConfigOpts) -> Settings:
-    """Reads the settings; raises oslo_config's errors, which name the option."""
+    """Reads the settings; raises oslo_config's errors, which name the option.
+
+    An unknown option is an error: a misspelt `closed = true` must not leave droplets open.
+    """
+    _no_unknown_options(conf)
     options = []
     for option in fields(Settings):
         kind = _TYPES[type(option.default)]
@@ -62,6 +67,18 @@ def read(conf: cfg.ConfigOpts) -> Settings:
     values = {option.name: conf.firewall[option.name] for option in fields(Settings)}
     values["uplinks"] = tuple(values["uplinks"])
     return Settings(**values)
+
+
+def _no_unknown_options(conf: cfg.ConfigOpts) -> None:
+    known = [option.name for option in fields(Settings)]
+    for path in conf.config_file or ():
+        sections: dict[str, dict[str, list[str]]] = {}
+        cfg.ConfigParser(path, sections).parse()
+        for name in sections.get("firewall", {}):
+            if name not in known:
+                near = get_close_matches(name, known, 1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise cfg.Error(f"{path}: there is no option {name} in [firewall]{hint}")
 
 
 def page() -> str:

@@ -98,9 +98,9 @@ class Session:
     writer: asyncio.StreamWriter
     said: int = 0
 
-    async def say(self) -> None:
+    async def say(self, padding: int = 0) -> None:
         self.said += 1
-        line = b"line %d\n" % self.said
+        line = b"line %d%s\n" % (self.said, b"." * padding)
         self.writer.write(line)
         while (heard := await self.reader.readline()) != line:
             if not heard:
@@ -313,10 +313,14 @@ class Agent:
         self.sessions[session] = Session(*await asyncio.open_connection(sock=connection))
         return OPEN if await self.do_tcp_say(session, timeout) == "alive" else TIMEOUT
 
-    async def do_tcp_say(self, session: str, timeout: float = 1) -> str:
-        """Say a line: "alive" when it came back, "silent" when nothing did in time, "closed" on FIN or reset."""
+    async def do_tcp_say(self, session: str, timeout: float = 1, kilobytes: int = 0) -> str:
+        """Say a line: "alive" when it came back, "silent" when nothing did in time, "closed" on FIN or reset.
+
+        `kilobytes`: so many long lines, one after the other, each within the time.
+        """
         try:
-            await asyncio.wait_for(self.sessions[session].say(), timeout)
+            for _ in range(max(1, kilobytes)):
+                await asyncio.wait_for(self.sessions[session].say(1000 if kilobytes else 0), timeout)
         except TimeoutError:
             return "silent"
         except OSError:

@@ -106,7 +106,7 @@ class Lab:
         if not re.fullmatch(rf"[a-z0-9]{{1,{MAX_TAG}}}", self.tag):
             raise LabError(f"a tag is 1 to {MAX_TAG} of a-z and 0-9, not {tag!r}: device names are short")
         if os.geteuid() != 0:
-            raise LabError("network namespaces need root")
+            raise LabError("network namespaces need root: run make as root (sudo make ...)")
         self.datapath: Datapath = datapath
         self.hypervisors: dict[str, Hypervisor] = {}
         self.machines: dict[str, Machine] = {}

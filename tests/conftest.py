@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import firewall_app_startup  # noqa: F401 - before anything may import ryu.app.wsgi
+
+# A shell that starts us in the background has us ignore these, and whatever we start with us.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 NEVER_SKIPPED = ("ovs", "lab", "postgresql")
 

@@ -46,6 +46,7 @@ class FakeSwitch:
     flushed: list[int] = field(default_factory=list)
     config: int = 0
     role: int = 1
+    slave: bool = False  # another controller is master, until this one asks
     _bundle: list[bytes] = field(default_factory=list)
 
     def answer(self, data: bytes) -> list[bytes]:
@@ -76,6 +77,7 @@ class FakeSwitch:
 
     def _role(self, xid: int, role: int, generation: int) -> list[bytes]:
         if role:
+            self.slave = False
             self.role, self.generation = role, generation
         return [message(25, xid, struct.pack("!I4xQ", self.role, self.generation))]
 
@@ -103,6 +105,8 @@ class FakeSwitch:
 
     def _control(self, xid: int, bundle: int, kind: int, flags: int) -> list[bytes]:
         assert flags == 3
+        if self.slave:
+            return [message(1, xid, struct.pack("!HH", 1, 10) + bytes(16))]
         if kind == 0:
             self._bundle = []
         elif kind == 4:
@@ -119,6 +123,8 @@ class FakeSwitch:
 
     def _add(self, xid: int, data: bytes) -> list[bytes]:
         self.adds += 1
+        if self.slave:
+            return [message(1, xid, struct.pack("!HH", 1, 10) + data[:64])]
         if self.refuse_adds:
             self.refuse_adds -= 1
             return [message(1, xid, struct.pack("!HH", 5, 1) + data[:64])]

@@ -68,6 +68,16 @@ def neighbour_advert(src: str, dst: str, target: str, tll: str, hops: int = 255)
     return ipv6(src, dst, 58, icmp6(src, dst, 136, body), hops)
 
 
+def neighbour_solicit(src: str, dst: str, target: str, *slls: str) -> bytes:
+    body = struct.pack("!I", 0) + ip_bytes(target) + b"".join(b"\1\1" + mac_bytes(sll) for sll in slls)
+    return ipv6(src, dst, 58, icmp6(src, dst, 135, body))
+
+
+def first_fragment(src: str, dst: str, next_header: int, payload: bytes) -> bytes:
+    """The first of several fragments."""
+    return ipv6(src, dst, 44, struct.pack("!BBHI", next_header, 0, 1, 7) + payload)
+
+
 def router_advert(src: str, lladdr: str, options: bytes = b"") -> bytes:
     dst = "ff02::1"
     body = struct.pack("!BBHII", 64, 0, 1800, 0, 0) + b"\1\1" + mac_bytes(lladdr)

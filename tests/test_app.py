@@ -107,6 +107,7 @@ def test_the_environments_token_is_an_operators_and_no_other_is_made(tmp_path):
         (("database = sqlite:////no/such/directory/fw.db",), "/no/such/directory"),
         (("database = oracle://somewhere",), "oracle"),
         (("database = sqlite:///fw.db", "max_rules = many"), "max_rules"),
+        (("database = sqlite:///fw.db", "clsed = true"), "did you mean closed"),
     ],
 )
 def test_what_cannot_work_is_said_in_a_line_and_ends_the_program(tmp_path, lines, words):
@@ -136,6 +137,16 @@ def test_a_port_that_is_taken_ends_the_program_with_its_number(tmp_path, option)
         code, output = ends(start(tmp_path, f"database = sqlite:///{tmp_path}/fw.db", token="t", **{option: number}))
     assert code != 0
     assert f"port {number}" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_when_it_is_told_to(tmp_path, end):
+    process = start(tmp_path, f"database = sqlite:///{tmp_path}/fw.db", token="t")
+    said(process, "listening for switches")
+    process.send_signal(end)
+    code, output = ends(process)
+    assert code == 0
     assert "Traceback" not in output
 
 

@@ -215,9 +215,60 @@ def test_zones_of_new_slots_are_flushed_but_not_on_a_switch_that_was_restarted()
     talk = Talk()
     assert talk.switch.flushed == []
     draft = talk.policy.edit()
-    draft.put(replace(talk.policy.ports["db-eth0"], slot=9))
+    draft.put(replace(talk.policy.ports["web-eth0"], slot=9))
     talk.change(draft.done())
-    assert talk.switch.flushed == [9, 2]
+    assert talk.switch.flushed == [9, 1]
+
+
+def test_T115_a_zone_is_flushed_when_its_port_stops_being_tracked_and_when_it_begins():
+    talk = Talk()
+    draft = talk.policy.edit()
+    draft.drop(talk.policy.firewalls[FIREWALL])
+    protected = talk.policy
+    talk.change(draft.done())
+    assert talk.switch.flushed == [1]
+    again = Talk(talk.switch, talk.policy)
+    again.change(protected)
+    assert talk.switch.flushed == [1, 1]
+
+
+def test_after_a_reading_what_is_missing_counts_as_taken_away():
+    """What someone deleted by hand may have admitted a connection that the policy of today forbids."""
+    talk = Talk()
+    for key in [key for key in talk.switch.flows if key.table == 30]:
+        del talk.switch.flows[key]
+    again = Talk(talk.switch, without_first_rule(talk.policy))
+    assert mark_of(again.switch) == mark_of(talk.switch) == int(EPOCH.timestamp()) + 1
+    Talk(talk.switch, again.policy)
+    assert mark_of(talk.switch) == int(EPOCH.timestamp()) + 1
+
+
+def mark_of(switch):
+    marks = [m for key in switch.flows if key.priority == 202 and (m := wire.decode_match(key.match).get("ct_mark"))]
+    assert len(marks) == 1
+    return marks[0].value
+
+
+def test_work_at_a_confirmed_revision_is_not_confirmed_until_it_is_done():
+    talk = Talk(FakeSwitch(ports={1: "up0"}))
+    assert talk.report.confirmed == 0
+    talk.switch.refuse_adds = 1
+    talk.hear(port_status(wire.PORT_ADD, 2, "tap101"))
+    assert talk.report.sync is Sync.FAILED
+    assert (talk.report.confirmed, talk.report.failed) == (-1, 0)
+    talk.pass_time(10)
+    assert (talk.report.sync, talk.report.confirmed) == (Sync.IN_SYNC, 0)
+
+
+def test_a_controller_that_another_one_replaced_asks_for_its_role_again():
+    talk = Talk()
+    talk.switch.slave, talk.switch.role = True, wire.ROLE_SLAVE
+    talk.change(without_first_rule(talk.policy))
+    assert "IS_SLAVE" in talk.report.error
+    generation = talk.switch.generation
+    talk.pass_time(10)
+    assert talk.switch.generation > generation
+    assert (talk.report.sync, talk.report.confirmed) == (Sync.IN_SYNC, 1)
 
 
 def test_the_generation_survives_a_new_session_and_counts_on():
@@ -228,10 +279,7 @@ def test_the_generation_survives_a_new_session_and_counts_on():
     assert talk.switch.flows == held
     assert again.report.sync is Sync.IN_SYNC
     again.change(with_inbound(again.policy))
-    marks = [
-        m for key in talk.switch.flows if key.priority == 202 and (m := wire.decode_match(key.match).get("ct_mark"))
-    ]
-    assert [m.value for m in marks] == [int(EPOCH.timestamp()) + 2]
+    assert mark_of(talk.switch) == int(EPOCH.timestamp()) + 2
 
 
 def test_an_audit_finds_and_counts_what_was_changed_behind_our_back():

@@ -140,8 +140,8 @@ def test_a_removed_rule_raises_the_generation_in_the_same_bundle(ovs, bridge):
     driven.sent.clear()
     plan.change(with_inbound(policy, policy.firewalls[FIREWALL].inbound_rules[0]))
     driven.policy_changed()
-    # 2 rule flows and the old fast path deleted, the new fast path, 2 fragment gates and 4 commits written
-    assert driven.sent[34] == 2 + 1 + 1 + 2 + 4
+    # 2 rule flows and the old fast path deleted, the new fast path, 4 fragment gates and 4 commits written
+    assert driven.sent[34] == 2 + 1 + 1 + 4 + 4
     assert driven.sent[33] == 2
     assert generation_of(dump(ovs, bridge)) == before + 1
     assert driven.session.report.confirmed == 1
@@ -260,12 +260,12 @@ def test_a_slot_is_flushed_before_it_is_used_and_after(ovs, bridge):
     driven.settle()
     driven.sent_bytes.clear()
     draft = policy.edit()
-    draft.put(replace(policy.ports["db-eth0"], slot=9))
+    draft.put(replace(policy.ports["web-eth0"], slot=9))
     plan.change(draft.done())
     driven.policy_changed()
     flushes = [m for m in driven.sent_bytes if m[1] == 4]
     assert flushes == [
-        wire.ct_flush_zone(5, int.from_bytes(m[4:8], "big"), z) for m, z in zip(flushes, (9, 2), strict=True)
+        wire.ct_flush_zone(5, int.from_bytes(m[4:8], "big"), z) for m, z in zip(flushes, (9, 1), strict=True)
     ]
     opened = next(i for i, m in enumerate(driven.sent_bytes) if m[1] == 33)
     assert driven.sent_bytes.index(flushes[0]) < opened < driven.sent_bytes.index(flushes[1])

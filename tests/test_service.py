@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -101,14 +102,25 @@ def test_a_commit_whose_answer_was_lost_is_found_out(world):
     assert firewalls.create(core, "default", spec()).revision == 10
 
 
-def test_a_write_that_changes_nothing_is_not_stored_and_concerns_nobody(world):
+def test_a_write_that_changes_nothing_is_not_stored_but_waited_for(world):
+    """Someone who repeats a request asks whether it is in force, and it may not be yet."""
     core, store, switch = world
     old = core.policy.firewalls[FIREWALL]
     same = FirewallSpec(old.name, old.inbound_rules, old.outbound_rules, old.droplet_ids, old.tags)
-    told = switch.told
     written = firewalls.update(core, "default", FIREWALL, same)
-    assert written.hosts == frozenset()
-    assert (store.commits, core.revision, switch.told) == ([], 5, told)
+    assert (written.hosts, written.revision) == ({DPID}, 5)
+    assert (store.commits, core.revision) == ([], 5)
+    switch.behaviour = "silent"
+    rule_gone = core.policy.firewalls[FIREWALL].inbound_rules[:1]
+    for _ in range(2):
+        removing = firewalls.remove_rules(core, "default", FIREWALL, rule_gone, [])
+        assert core.wait(removing, 0.01) is False
+        assert core.progress.outcome(dict.fromkeys(removing.hosts, removing.revision)) is Status.WAITING
+    assert len(store.commits) == 1
+    for _ in range(2):
+        tagging = droplets.tag_droplets(core, "default", "web", [102], add=True)
+        assert core.wait(tagging, 0.01) is False
+    assert len(store.commits) == 2
 
 
 def test_rules_keep_their_ids_through_an_update_and_ids_never_return(world):
@@ -186,7 +198,7 @@ def test_adding_a_rule_twice_and_removing_a_missing_one_are_no_errors(world):
     firewalls.add_rules(core, "default", FIREWALL, [extra], [])
     again = firewalls.add_rules(core, "default", FIREWALL, [rule("inbound", "tcp", "443", ANYONE, 0)], [])
     assert len(again.value.inbound_rules) == 3
-    assert again.hosts == frozenset()
+    assert again.revision == core.revision == 6
     part = rule("inbound", "tcp", "443", Peer(("::/0",)), 0)
     assert firewalls.remove_rules(core, "default", FIREWALL, [part], []).value == 1
     assert firewalls.remove_rules(core, "default", FIREWALL, [extra], []).value == 0
@@ -335,6 +347,58 @@ def test_a_leaving_droplet_is_pending_as_removing(world):
     assert firewalls.view(core, core.policy.firewalls[FIREWALL]).pending == ()
 
 
+def test_a_hypervisor_that_missed_an_earlier_change_is_still_waited_for():
+    core, _ = fake_core(small())
+    here, there = FakeSwitch(core, DPID, INTERFACES), FakeSwitch(core, OTHER, {1: "tap9"})
+    hypervisors.put(core, OTHER, "hv-2", None)
+    hypervisors.put_port(core, port(droplet_id=101, hypervisor=OTHER))
+    here.behaviour = there.behaviour = "silent"
+    firewalls.add_rules(core, "default", FIREWALL, [rule("inbound", "udp", "1", ANYONE, 0)], [])
+    hypervisors.put_port(core, port(droplet_id=101, hypervisor=OTHER, mac="02:00:00:00:00:19"))
+    there.behaviour = "confirm"
+    there.act()
+    shown = firewalls.view(core, core.policy.firewalls[FIREWALL])
+    assert shown.pending == (PendingChange(101, False, Status.WAITING),)
+    here.behaviour = "confirm"
+    here.act()
+    assert firewalls.view(core, core.policy.firewalls[FIREWALL]).status is Status.SUCCEEDED
+
+
+def test_a_hypervisor_that_is_gone_for_good_is_not_waited_for():
+    core, _ = fake_core(small())
+    FakeSwitch(core, DPID, INTERFACES)
+    hypervisors.put(core, OTHER, "hv-2", None)
+    hypervisors.put_port(core, port(droplet_id=101, hypervisor=OTHER))
+    assert firewalls.view(core, core.policy.firewalls[FIREWALL]).status is Status.WAITING
+    hypervisors.delete_port(core, "p")
+    assert hypervisors.delete(core, OTHER).hosts == frozenset()
+    assert firewalls.view(core, core.policy.firewalls[FIREWALL]).status is Status.SUCCEEDED
+
+
+def test_a_store_serves_one_caller_at_a_time(world):
+    core, store, _ = world
+    inside, most, begun = [], [], threading.Event()
+
+    def slowly(*_):
+        inside.append(1)
+        most.append(len(inside))
+        begun.set()
+        time.sleep(0.02)
+        inside.pop()
+        return 6
+
+    store.commit, store.ping = slowly, slowly
+    writer = threading.Thread(target=lambda: firewalls.create(core, "default", spec()))
+    readers = [threading.Thread(target=core.ready) for _ in range(3)]
+    writer.start()
+    begun.wait(10)
+    for thread in readers:
+        thread.start()
+    for thread in (writer, *readers):
+        thread.join()
+    assert most == [1, 1, 1, 1]
+
+
 def test_a_tag_member_makes_the_firewalls_that_name_the_tag_wait(world):
     core, _, switch = world
     named = spec(inbound_rules=(rule("inbound", "tcp", "1", Peer((), (), ("web",)), 0),), droplet_ids=(101,))
@@ -431,4 +495,4 @@ def test_ready_says_what_is_not(world):
     store.broken = "gone"
     switch.behaviour = "refuse"
     switch.act()
-    assert core.ready() == ["store: gone", f"hypervisor {DPID}: failed"]
+    assert core.ready() == ["store: not reachable", f"hypervisor {DPID}: failed"]

@@ -37,6 +37,12 @@ def test_a_wrong_value_names_the_option(tmp_path, line):
         read(conf(tmp_path, line))
 
 
+@pytest.mark.parametrize(("line", "words"), [("clsed = true", "did you mean closed"), ("nonsense = 1", "nonsense")])
+def test_an_unknown_option_is_an_error(tmp_path, line, words):
+    with pytest.raises(cfg.Error, match=words):
+        read(conf(tmp_path, line))
+
+
 def test_the_committed_page_is_what_the_code_prints():
     assert PAGE.read_text() == page(), "docs/options.md is stale: run `make docs`"
     for name in ("database", "uplinks", "audit_interval"):

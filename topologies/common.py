@@ -227,6 +227,7 @@ def main(topo: Topo, options: argparse.Namespace) -> int:
         print("Mininet needs root: sudo /usr/bin/python3 ...", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    os.environ.setdefault("SHELL", "/bin/sh")  # Mininet wants to know it, and containers have none
     setLogLevel("warning")
     net = None
     try:

@@ -36,7 +36,7 @@ class Call:
             self.core.wait(written, self.patience)
             self.headers["Preference-Applied"] = f"wait={self.patience}"
             # An answer without a body has no other place to say how it went.
-            outcome = self.core.progress.outcome(written.revision, written.hosts)
+            outcome = self.core.progress.outcome(dict.fromkeys(written.hosts, written.revision))
             self.headers["X-Change-Status"] = outcome.value
         return written.value
 

@@ -95,7 +95,7 @@ def delete_droplet(call: Call, droplet_id: str) -> None:
 def list_ports(call: Call) -> object:
     droplet_id = _number_asked(call, "droplet_id")
     found = hypervisors.ports(call.core, call.query.get("hypervisor") or None, droplet_id)
-    return page(call, "ports", found, render.port)
+    return page(call, "ports", found, lambda port: render.port(hypervisors.port_view(call.core, port)))
 
 
 def get_port(call: Call, port_id: str) -> object:

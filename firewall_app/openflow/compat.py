@@ -16,8 +16,11 @@ import eventlet
 from eventlet.green import ssl
 from ryu import cfg
 from ryu.controller import controller
+from ryu.controller.handler import DEAD_DISPATCHER
 from ryu.lib import hub, ip
-from ryu.ofproto import ofproto_v1_3_parser, ofproto_v1_4_parser
+from ryu.ofproto import ofproto_parser
+
+from . import wire
 
 LOG = logging.getLogger(__name__)
 _MAIN = eventlet.getcurrent()  # who waits for Ryu's services; this module is imported there
@@ -28,6 +31,12 @@ _RETRY_ACCEPT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.
 # Message types that a session reads itself, in bytes (OpenFlow 1.4.0, 7.1): error, experimenter, configuration reply,
 # port status, multipart reply, barrier reply, role reply, bundle control.
 _OURS = (1, 4, 8, 12, 19, 21, 25, 33)
+HELLO, ECHO_REQUEST, ECHO_REPLY, FEATURES_REPLY, MULTIPART = 0, 2, 3, 6, 19
+
+
+def end(reason: BaseException) -> None:
+    """Ends Ryu's main with an exception of it; Ryu closes its applications on the way out."""
+    eventlet.kill(_MAIN, reason)
 
 
 class Listener:
@@ -52,7 +61,7 @@ class Listener:
         except OSError as error:
             # Ryu would log what its service's thread raises, and go on without a listener.
             where = f"{listen_info[0]} port {listen_info[1]}"
-            eventlet.kill(_MAIN, SystemExit(f"firewall: cannot listen for switches on {where}: {error}"))
+            end(SystemExit(f"firewall: cannot listen for switches on {where}: {error}"))
             raise hub.TaskExit from None
         self._handle = handle
         self._context = _context(tls) if tls else None
@@ -92,20 +101,53 @@ def _context(tls: dict[str, Any]) -> Any:
     return context
 
 
-def _tap(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A parser that hands the bytes to the session of the switch, if it has one, instead of building Ryu's objects.
+def _receive(original: Callable[..., Any]) -> Callable[..., Any]:
+    """What becomes of a message: replaces Ryu's parsing of all of them.
 
-    Ryu takes 40 to 99 us to parse one flow of a statistics reply; and it can read none of what we need from it.
+    Once a switch has a session, the session gets the bytes of what it understands: Ryu takes 40 to 99 us to parse one
+    flow of a statistics reply, and can read none of what we need from it.  Before, only the messages of the handshake
+    are Ryu's to read, and only when they are well-formed: its parsers never end on an element of length 0.
     """
 
     def parse(datapath: Any, version: int, kind: int, length: int, xid: int, data: Any) -> Any:
         link = getattr(datapath, "firewall_link", None)
-        if link is None:
-            return original(datapath, version, kind, length, xid, data)
-        link.received(bytes(data))
+        if link is not None and kind in _OURS:
+            link.received(bytes(data))
+            return None
+        if datapath.state == DEAD_DISPATCHER:
+            return None
+        try:
+            head = bytes(data[:length])
+            if kind == HELLO and _well_formed_hello(head):
+                return original(datapath, version, kind, length, xid, data)
+            if kind in (ECHO_REQUEST, ECHO_REPLY, FEATURES_REPLY) and version in (wire.OF13, wire.OF14):
+                return original(datapath, version, kind, length, xid, data)
+            if kind == MULTIPART and isinstance(wire.decode(head), wire.PortDescReply):
+                # All that Ryu takes from it is that the handshake is over; the session asks for the ports itself.
+                empty = bytearray(head[:2] + (16).to_bytes(2, "big") + head[4:16])
+                return original(datapath, version, kind, 16, xid, empty)
+            if kind not in (HELLO, MULTIPART):
+                return None
+            problem = "a message that does not belong to a handshake, or is malformed"
+        except Exception as error:  # noqa: BLE001,RUF100 - whatever a stranger sends ends the stranger's connection
+            problem = f"{type(error).__name__}: {error}"
+        LOG.warning("a switch at %s is disconnected: %s", datapath.address[0], problem)
+        # Not here: this is the thread that reads, and closing may have to wait.
+        eventlet.spawn_n(datapath.close)
         return None
 
     return parse
+
+
+def _well_formed_hello(message: bytes) -> bool:
+    """Whether the elements of a HELLO fill it without a gap (OpenFlow 1.3.5, 7.5.1)."""
+    rest = message[8:]
+    while rest:
+        size = int.from_bytes(rest[2:4], "big") if len(rest) >= 4 else 0
+        if size < 4 or size > len(rest):
+            return False
+        rest = rest[(size + 7) // 8 * 8 :]
+    return True
 
 
 def install() -> None:
@@ -113,10 +155,7 @@ def install() -> None:
     if controller.StreamServer is Listener:
         return
     controller.StreamServer = Listener
-    for parser in (ofproto_v1_3_parser, ofproto_v1_4_parser):
-        for kind in _OURS:
-            if kind in parser._MSG_PARSERS:
-                parser._MSG_PARSERS[kind] = _tap(parser._MSG_PARSERS[kind])
+    ofproto_parser.msg = _receive(ofproto_parser.msg)
     # Ryu sends no echo requests unless told to, and so never notices a switch that is gone without a word.
     cfg.CONF.set_default("echo_request_interval", 5.0)
     cfg.CONF.set_default("maximum_unreplied_echo_requests", 3)

@@ -116,6 +116,8 @@ class Link:
             self.close()
             self._readers += self._new_readers
             self._wake_readers(Unreachable(f"hypervisor {self.dpid} went away"))
+            while self._inbox.qsize():  # whoever waits for room, waits no longer
+                self._inbox.get_nowait()
             self._owner.disconnected(self.dpid, self)
 
     def _handle(self) -> list[bytes]:
@@ -137,6 +139,9 @@ class Link:
         if self._policy_changed:
             self._policy_changed = False
             out += _aside(lambda: self._session.policy_changed(now))
+        if self._session.unfit and self._new_readers:
+            self._readers, self._new_readers = self._readers + self._new_readers, []
+            self._wake_readers(Unreachable(f"hypervisor {self.dpid}: {self._session.report.error}"))
         if self._resync or self._new_readers:
             self._resync = False
             out += self._session.resync(now, keep_flows=bool(self._new_readers))

@@ -22,10 +22,10 @@ from datetime import datetime
 from enum import Enum, auto
 from typing import NamedTuple
 
-from ..pipeline.compile import Generation, PortGuards, Unit, UnitKey, next_generation
+from ..pipeline.compile import Generation, PortProtection, Unit, UnitKey, next_generation
 from ..pipeline.diff import Desired, Difference, difference
 from ..pipeline.flow import CT_EST, CT_TRK, Flow, match
-from ..pipeline.tables import BY_ID, COOKIE_MASK, MAGIC, STATE, Kind, cookie_parts
+from ..pipeline.tables import BY_ID, COOKIE_MASK, DISPATCH, MAGIC, STATE, Kind, cookie_parts
 from ..progress import SwitchReport, Sync
 from . import wire
 
@@ -101,6 +101,8 @@ class Session:
         self._slots: frozenset[int] = frozenset()  # whose zones are in use on the switch
         self._keep_flows = False
         self._auditing = False  # comparing with a fresh reading of a switch that was in step
+        self._repairing = 0  # how many flows the bundle in flight puts right that someone else changed
+        self._lost_role = False  # another controller became master: to be asked for again
         self._in_bundle: Difference[Key, Body] | None = None
         self._bundle_slots: frozenset[int] = frozenset()
         self._revision = -1
@@ -108,6 +110,11 @@ class Session:
         self._errors: list[wire.Error] = []
         self._retry_at: float | None = None
         self._retry_after = RETRY_FIRST
+
+    @property
+    def unfit(self) -> bool:
+        """Whether this is a switch that we cannot drive; `report.error` says why."""
+        return self._state is State.UNFIT
 
     # ---- events
 
@@ -135,7 +142,8 @@ class Session:
             self.dead = f"no answer to {asked} within {self._reply_timeout:g} s"
         elif self._state is State.IDLE and self._retry_at is not None and now.seconds >= self._retry_at:
             self._retry_at = None
-            return self._read(now, everything=False)
+            everything, self._lost_role = self._lost_role, False
+            return self._read(now, everything)
         elif self._state is State.IDLE and self._audit_interval and now.seconds >= self._audit_at:
             return self._read(now, everything=False)
         return []
@@ -208,7 +216,8 @@ class Session:
         self._actual = {Key(f.table, f.priority, f.match): Body(f.cookie, f.instructions) for f in found}
         self._auditing = self.reads > 1
         self._look_at = None
-        used = (cookie_parts(f.cookie) for f in found)
+        # A slot's zone is in use while its port is tracked: the flow that sends it there says so.
+        used = (cookie_parts(f.cookie) for f in found if (f.table, f.priority) == (DISPATCH.id, 110))
         self._slots = frozenset(part[1] for part in used if part and part[0] is Kind.PORT)
         self._state = State.IDLE
         return self._compare(now)
@@ -271,15 +280,20 @@ class Session:
         touched = self._desired.update({**units, GENERATION: generation})
         look_at = None if self._look_at is None else self._look_at | touched
         changes = difference(self._desired, self._actual, look_at)
-        if changes.takes_away(_judges):
+        # After a reading one cannot know what was there before: what someone took away may have admitted a connection.
+        unknown = self._look_at is None and bool(self._actual) and bool(changes)
+        wrong = len(changes.delete) + len(changes.put)
+        if unknown or changes.takes_away(_judges):
             touched = self._desired.put(GENERATION, Generation(next_generation(generation.number)))
             changes = difference(self._desired, self._actual, None if look_at is None else look_at | touched)
         self._look_at = set()
-        slots = frozenset(unit.slot for unit in units.values() if isinstance(unit, PortGuards))
+        slots = frozenset(unit.slot for unit in units.values() if isinstance(unit, PortProtection) and unit.protected)
         self.report = replace(self.report, interfaces=dict(self._interfaces))
         if not changes:
             self._slots = slots
-            return self._confirm(revision, now, 0)
+            return self._confirm(revision, now, changed=False)
+        # The same revision once more, and yet there is something to do: someone else has changed the switch.
+        self._repairing = wrong if self._auditing and revision == self.report.confirmed else 0
         return self._send(changes, revision, slots, now)
 
     def _send(self, changes: Difference[Key, Body], revision: int, slots: frozenset[int], now: Moment) -> list[bytes]:
@@ -287,7 +301,9 @@ class Session:
         self._in_bundle, self._revision, self._bundle_slots = changes, revision, slots
         self._added, self._errors, self._expected = {}, [], {}
         self._bundle = self._bundle % 0xFFFFFFFF + 1
-        self.report = replace(self.report, sync=Sync.SYNCING)
+        # Work at a revision that was confirmed already: until it is done, nothing of this switch is known to be right.
+        known = self.report.confirmed if revision > self.report.confirmed else -1
+        self.report = replace(self.report, sync=Sync.SYNCING, confirmed=known)
         out = []
         # The connection state of a slot's last owner must not serve the next.  A switch without any flow of ours has
         # been restarted: its connections, if the kernel kept them, are those of the slots' present owners.
@@ -331,14 +347,12 @@ class Session:
             f"revision {self._revision}: {len(changes.delete)} flows deleted, {len(changes.put)} added"
             f" of {len(self._desired)}"
         )
-        return out + self._confirm(self._revision, now, len(changes.delete) + len(changes.put))
+        return out + self._confirm(self._revision, now, changed=True)
 
-    def _confirm(self, revision: int, now: Moment, changed: int) -> list[bytes]:
+    def _confirm(self, revision: int, now: Moment, changed: bool) -> list[bytes]:
         self._state, self._deadline, self._in_bundle, self._added = State.IDLE, None, None, {}
         self._retry_at, self._retry_after = None, RETRY_FIRST
-        # The same revision once more, and yet there was something to do: someone else had changed the switch.
-        repaired = changed if self._auditing and revision == self.report.confirmed else 0
-        self._auditing = False
+        repaired, self._repairing, self._auditing = self._repairing, 0, False
         self.report = replace(
             self.report, sync=Sync.IN_SYNC, confirmed=revision, error=None, flows=len(self._actual),
             last_change_at=now.wall if changed else self.report.last_change_at,
@@ -379,6 +393,7 @@ class Session:
         self._state, self._deadline, self._in_bundle, self._added = State.IDLE, None, None, {}
         self._expected = {}
         self._look_at = None
+        self._lost_role = "IS_SLAVE" in error.text
         self._retry_at = now.seconds + self._retry_after
         self._retry_after = min(RETRY_MOST, self._retry_after * 2)
         return self._next(now)

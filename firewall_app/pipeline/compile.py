@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from ..policy.model import Direction, Network, Port, PortRange, Protocol, Rule, link_local, mac_number
+from ..policy.model import Direction, Network, Port, PortRange, Protocol, Rule, mac_number
 from ..policy.policy import Policy
 from .flow import (
     CT_EST,
@@ -70,6 +70,7 @@ UNTAGGED = 0  # vlan_vid: neither a VLAN id nor the bit that says there is a tag
 ND_TTL = 255  # RFC 4861: a smaller hop limit means that the packet crossed a router
 RS, RA, NS, NA, REDIRECT = 133, 134, 135, 136, 137
 TCP_SYN = 0x002
+LINK_LOCAL = Network(6, 0xFE80 << 112, 10)
 
 
 def _eth(version: int) -> int:
@@ -156,12 +157,13 @@ class Generation:
         )
         for eth in IP_VERSIONS:
             # Userspace datapath: a later fragment has no ports to judge.  Sent on to the commit of its first fragment
-            # it waits in the reassembler, and only an admitted first fragment completes it.
-            yield STATE.flow(
-                205,
-                match(eth_type=eth, ct_state=_state(CT_NEW | CT_TRK, CT_INV), ip_frag=(NX_FRAG_LATER, NX_FRAG_LATER)),
-                Ct(ZONE, OUTPUT.id, commit=True, exec=(mark,)), cookie=static,
-            )  # fmt: skip
+            # it waits in the reassembler, and only an admitted first fragment completes it.  So also when a known
+            # connection is judged again, which is below the fast path.
+            for priority, state in ((205, _state(CT_NEW | CT_TRK, CT_INV)), (201, _state(CT_EST | CT_TRK, CT_INV))):
+                yield STATE.flow(
+                    priority, match(eth_type=eth, ct_state=state, ip_frag=(NX_FRAG_LATER, NX_FRAG_LATER)),
+                    Ct(ZONE, OUTPUT.id, commit=True, exec=(mark,)), cookie=static,
+                )  # fmt: skip
             for state in (_state(CT_TRK, CT_REL), _state(CT_NEW | CT_REL | CT_TRK)):
                 yield VERDICT.flow(
                     110, match(eth_type=eth, ct_state=state),
@@ -255,6 +257,13 @@ class PortGuards:
         yield GUARD.flow(2020, match(**v6, ip_proto=IP_UDP, udp_src=547, udp_dst=546), cookie=drop)
         for icmp_type in (RA, REDIRECT):
             yield GUARD.flow(2020, match(**v6, ip_proto=IP_ICMP6, icmpv6_type=icmp_type), cookie=drop)
+        # With two link-layer options OvS shows neither, nor the target (lib/flow.c, parse_icmpv6); receivers take one.
+        yield GUARD.flow(2020, match(**v6, ip_proto=IP_ICMP6, icmpv6_type=NS, icmpv6_code=0, nd_target=0), cookie=drop)
+        # A first fragment too short for its transport header (RFC 7112) would carry what is refused here in the next.
+        first = {"ip_frag": (0, NX_FRAG_LATER)}
+        yield GUARD.flow(2020, match(**v6, ip_proto=IP_ICMP6, icmpv6_type=0, **first), cookie=drop)
+        yield GUARD.flow(2020, match(**v6, ip_proto=IP_UDP, udp_src=0, udp_dst=0, **first), cookie=drop)
+        yield GUARD.flow(2020, match(**v6, ip_proto=0, **first), cookie=drop)
         # Neighbour discovery that failed the guards below must not pass as ordinary IPv6.
         for icmp_type in (RS, NS, NA):
             yield GUARD.flow(2005, match(**v6, ip_proto=IP_ICMP6, icmpv6_type=icmp_type), cookie=drop)
@@ -270,13 +279,14 @@ class PortGuards:
         yield passes(eth_type=ETH_ARP, arp_op=1, arp_sha=mac, arp_spa=0)  # RFC 5227 probe
         dhcp4 = {"eth_type": ETH_IP, "ip_proto": IP_UDP, "udp_src": 68, "udp_dst": 67}
         yield passes(**dhcp4, ipv4_src=0, ipv4_dst=0xFFFFFFFF)
-        own = link_local(self.mac).value
         dhcp6 = {"eth_type": ETH_IPV6, "ip_proto": IP_UDP, "udp_src": 546, "udp_dst": 547}
-        yield passes(**dhcp6, ipv6_src=own)
         nd = {"eth_type": ETH_IPV6, "ip_proto": IP_ICMP6, "ip_ttl": ND_TTL, "icmpv6_code": 0}
-        for source in (own, 0):
-            yield passes(**nd, icmpv6_type=RS, ipv6_src=source)
+        yield passes(**nd, icmpv6_type=RS, ipv6_src=0)
         for network in self.networks:
+            if network.overlaps(LINK_LOCAL):
+                own = (network.value, network.mask)
+                yield passes(**nd, icmpv6_type=RS, ipv6_src=own)
+                yield passes(**dhcp6, ipv6_src=own)
             value = (network.value, network.mask)
             if network.version == 4:
                 yield passes(eth_type=ETH_ARP, arp_sha=mac, arp_spa=value)

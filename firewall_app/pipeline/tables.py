@@ -137,7 +137,7 @@ GUARD = Table(
     0, "0",
     "Anti-spoofing: a droplet port may send only from its own MAC and addresses, untagged. Says which half the packet "
     "is in. Ports that nobody registered reach nothing.",
-    _L3 | _ADDRESSES | _PORTS | _ND | _ARP | {"in_port", "eth_src", "eth_dst", "vlan_vid"},
+    _L3 | _ADDRESSES | _PORTS | _ND | _ARP | {"in_port", "eth_src", "eth_dst", "vlan_vid", "ip_frag"},
     frozenset({"reg5", "reg7"}), frozenset({10, 40}), "drop",
 )  # fmt: skip
 DISPATCH = Table(

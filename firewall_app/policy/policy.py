@@ -217,6 +217,11 @@ class Draft:
         """What differs from the base, each entity once; an entity put back as it was is no change."""
         return tuple(c for c in self._changes.values() if not _alike(c.old, c.new))
 
+    @property
+    def touched(self) -> tuple[Change, ...]:
+        """What was written, as it was or not."""
+        return tuple(self._changes.values())
+
     def new_rule_id(self) -> int:
         self.counters = Counters(self.counters.rule + 1, self.counters.slot)
         return self.counters.rule

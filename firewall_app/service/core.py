@@ -7,6 +7,7 @@ go on meanwhile and see the policy before or after, never between.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ..policy.errors import NotFound, StoreError, Unreachable
 from ..policy.policy import Change, Counters, Draft, Policy
 from ..progress import Progress, SwitchReport, Sync
 
+LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -119,6 +121,7 @@ class Core:
         self.runtime = runtime
         self.store = store
         self._writing = runtime.lock()
+        self._storing = runtime.lock()  # a store has one connection, and serves one caller at a time
         self._switches: dict[str, Switch] = {}
 
     # ---- changing the policy
@@ -129,28 +132,35 @@ class Core:
             draft = self.policy.edit()
             value = edit(draft)
             changes, counters = draft.changes, draft.counters
-            if not changes:
-                return Written(value, self.revision, frozenset())
-            before, expected = self.policy, self.revision
-            try:
-                revision = self.runtime.slow(lambda: self.store.commit(changes, counters, expected))
-            except StoreError:
-                self._catch_up()
-                raise
+            touched = draft.touched
+            before, revision = self.policy, self.revision
             after = draft.done()
-            hosts = frozenset().union(*(before.concerned(c) | after.concerned(c) for c in changes))
-            self.policy = after
-            self.revision = revision  # after the policy: see `units`
-            self.progress.changed(before, after, changes, hosts, revision)
+            if changes:
+                try:
+                    revision = self._stored(lambda: self.store.commit(changes, counters, self.revision))
+                except StoreError:
+                    self._catch_up()
+                    raise
+            # What is as it was already may not have reached every switch yet: those are asked again, too.
+            concerned: frozenset[str] = frozenset().union(*(before.concerned(c) | after.concerned(c) for c in touched))
+            hosts = frozenset(dpid for dpid in concerned if dpid in after.hypervisors or dpid in self._switches)
+            if changes:
+                self.policy = after
+                self.revision = revision  # after the policy: see `units`
+                self.progress.changed(before, after, changes, hosts, revision)
         for dpid in hosts:
             if dpid in self._switches:
                 self._switches[dpid].policy_changed()
         return Written(value, revision, hosts)
 
+    def _stored(self, work: Callable[[], T]) -> T:
+        with self._storing:
+            return self.runtime.slow(work)
+
     def _catch_up(self) -> None:
         """After a commit that failed: it may have been kept all the same, or another controller has written."""
         try:
-            policy, revision = self.runtime.slow(self.store.load)
+            policy, revision = self._stored(self.store.load)
         except StoreError:
             return  # the store is away; what is in force stays in force
         if revision != self.revision:
@@ -184,6 +194,7 @@ class Core:
         old = self._switches.get(dpid)
         self._switches[dpid] = switch
         if old is not None and old is not switch:
+            LOG.warning("hypervisor %s connected again from another place: the older connection is closed", dpid)
             old.close()
 
     def reported(self, dpid: str, switch: Switch, report: SwitchReport) -> None:
@@ -213,10 +224,11 @@ class Core:
         """Why the service is not ready; empty when it is."""
         problems = []
         try:
-            self.runtime.slow(self.store.ping)
-        except Exception as error:  # noqa: BLE001,RUF100 - whatever it is, the store is not ready
-            problems.append(f"store: {error}")
+            self._stored(self.store.ping)
+        except StoreError as error:
+            LOG.error("the store is not reachable: %s", error)
+            problems.append("store: not reachable")  # anyone may ask; the words are for the log
         for dpid, report in sorted(self.progress.reports.items()):
-            if report.connected and report.sync is not Sync.IN_SYNC:
+            if dpid in self.policy.hypervisors and report.connected and report.sync is not Sync.IN_SYNC:
                 problems.append(f"hypervisor {dpid}: {report.sync.value}")
         return problems

@@ -131,9 +131,10 @@ def tag_droplets(core: Core, account: str, name: str, ids: Sequence[int], add: b
             droplet = draft.peek().droplets.get(droplet_id)
             if droplet is None or droplet.account != account:
                 faults.append(Fault(f"resources[{i}].resource_id", f"droplet {droplet_id} does not exist"))
-            elif add and tag.key not in droplet.tag_keys:
-                draft.put(replace(droplet, tags=(*droplet.tags, tag.name)))
-            elif not add:
+            elif add:
+                has = tag.key in droplet.tag_keys
+                draft.put(droplet if has else replace(droplet, tags=(*droplet.tags, tag.name)))
+            else:
                 draft.put(replace(droplet, tags=_without(droplet.tags, tag.key)))
         if faults:
             raise Invalid(faults)

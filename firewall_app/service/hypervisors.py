@@ -81,14 +81,15 @@ def delete(core: Core, dpid: str) -> Written[Hypervisor]:
 # ---- ports
 
 
-def ports(core: Core, hypervisor: str | None = None, droplet_id: int | None = None) -> list[PortView]:
+def ports(core: Core, hypervisor: str | None = None, droplet_id: int | None = None) -> list[Port]:
+    """Ports, by id; how each stands is `port_view`'s to say, for as many as are shown."""
     found = [
         port
         for port in core.policy.ports.values()
         if (hypervisor is None or port.hypervisor == hypervisor)
         and (droplet_id is None or port.droplet_id == droplet_id)
     ]
-    return [port_view(core, port) for port in sorted(found, key=lambda port: port.id)]
+    return sorted(found, key=lambda port: port.id)
 
 
 def find_port(policy: Policy, port_id: str) -> Port:

@@ -86,6 +86,7 @@ class Database:
             _make_private(self._path)
         engine = create_engine(
             self.url,
+            hide_parameters=True,  # errors are logged, and what people store is not for logs
             poolclass=StaticPool,
             connect_args={"check_same_thread": False, "timeout": BUSY_SECONDS},
         )
@@ -103,6 +104,7 @@ class Database:
         try:
             engine = create_engine(
                 self.url,
+                hide_parameters=True,
                 poolclass=StaticPool,
                 pool_pre_ping=True,  # a server that was restarted meanwhile is no reason to fail
                 connect_args={k: v for k, v in arguments.items() if k not in self.url.query},
