@@ -204,6 +204,7 @@ def by_hand(cloud: Cloud) -> str:
             f'  curl -isH "$AUTH" -H "Prefer: wait=5" -d {shlex.quote(body)} $FW/v2/firewalls/$ID/rules',
             f"  ip netns exec {cloud.lab.machines['outside'].netns} ping -c3 {web.address()}",
             f"  {environment} ovs-ofctl -O OpenFlow14 dump-flows {hv1.bridge}",
+            f"  ovs-appctl -t {hv1.ovs.directory}/vswitchd.ctl dpctl/dump-conntrack",
             f"  tail -f {cloud.controller.log}",
         ]
     )

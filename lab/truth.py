@@ -131,7 +131,7 @@ def table(expected: Mapping[Case, bool], probed: Mapping[Case, str]) -> str:
     faults = [
         f"  {case.text}: expected {'pass' if expected[case] else 'stop'}, probed {probed[case]}" for case in wrong
     ]
-    legend = ". pass   X stop   r refused   ! not as expected"
+    legend = "rows send, columns receive   . pass   X stop   r refused   ! not as expected"
     return "\n\n".join([*blocks, "\n".join([legend, verdict, *faults])])
 
 

@@ -95,7 +95,7 @@ def test_a_disagreement_is_marked_and_named() -> None:
             "a -    X     | -    .!",
             "b .    -     | .    -",
             "",
-            ". pass   X stop   r refused   ! not as expected",
+            "rows send, columns receive   . pass   X stop   r refused   ! not as expected",
             "2 cases, 1 not as expected",
             "  a -> b tcp 80 IPv4: expected stop, probed open",
         ]
