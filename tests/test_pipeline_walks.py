@@ -37,7 +37,7 @@ from firewall_app.pipeline.compile import (
     Rulings,
     Static,
 )
-from firewall_app.pipeline.flow import IP_UDP
+from firewall_app.pipeline.flow import IP_ICMP6, IP_UDP
 from firewall_app.pipeline.tables import OUTPUT
 from firewall_app.policy.model import (
     Firewall,
@@ -251,6 +251,14 @@ def test_arp_lies_reach_nobody(net: Net, lie: dict[str, int]) -> None:
 
 
 NS, NA, RS, RA, REDIRECT = 135, 136, 133, 134, 137
+
+
+def test_what_hides_its_protocol_does_not_leave(net: Net) -> None:
+    """To OvS, a first fragment without its transport header has no protocol, or ports or an ICMPv6 type of 0."""
+    for hidden in ({"proto": 0}, {"proto": IP_UDP}, {"proto": IP_ICMP6}):
+        assert net.reached(OPEN, frame(OPEN, OUTSIDE, version=6, **hidden)) == set(), hidden
+    assert net.reached(OPEN, frame(OPEN, OUTSIDE, version=6, proto=132)) == {OUTSIDE}
+    assert net.reached(OPEN, udp(OPEN, OUTSIDE, 0, 9, 6)) == {OUTSIDE}
 
 
 def test_neighbour_discovery_of_oneself_passes_and_floods(net: Net) -> None:
