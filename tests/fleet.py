@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from simswitch import Delivery, Place, SimFabric, SimSwitch
 from simtrack import Frame
 
-from firewall_app.pipeline.compile import Generation, Rulings, Unit, UnitKey, next_generation, ports_here, units
+from firewall_app.pipeline.compile import Rulings, ports_here, units
 from firewall_app.pipeline.diff import Desired, Difference, difference
 from firewall_app.pipeline.flow import Flow, Key
 from firewall_app.pipeline.tables import BY_ID
+from firewall_app.pipeline.unit import Generation, Unit, UnitKey, next_generation
 from firewall_app.policy.model import Port
 from firewall_app.policy.policy import Policy
 

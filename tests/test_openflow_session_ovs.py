@@ -13,9 +13,10 @@ from session_driver import Driven, PolicyPlan, moment
 
 from firewall_app.openflow import session as session_module
 from firewall_app.openflow import wire
-from firewall_app.pipeline.compile import Generation, units
+from firewall_app.pipeline.compile import units
 from firewall_app.pipeline.flow import Flow, Resubmit, match
 from firewall_app.pipeline.tables import RULES, Kind, cookie
+from firewall_app.pipeline.unit import Generation
 from firewall_app.progress import Sync
 
 pytestmark = pytest.mark.ovs

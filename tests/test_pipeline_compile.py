@@ -13,23 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from representative import EVERY, HERE, ICMP, IN, OUT, SITE, TCP, UDP, Net, representative
 
-from firewall_app.pipeline.compile import (
+from firewall_app.pipeline.compile import Rulings, peer_networks, ports_here, units, uplinks_here
+from firewall_app.pipeline.flow import match, texts
+from firewall_app.pipeline.tables import BY_ID, GUARD, TABLES, cookie_parts
+from firewall_app.pipeline.unit import (
     Flood,
     Generation,
     PortGuards,
     PortProtection,
     RuleFlows,
-    Rulings,
     Static,
     Uplinks,
     next_generation,
-    peer_networks,
-    ports_here,
-    units,
-    uplinks_here,
 )
-from firewall_app.pipeline.flow import match, texts
-from firewall_app.pipeline.tables import BY_ID, GUARD, TABLES, cookie_parts
 from firewall_app.policy.model import (
     Droplet,
     Firewall,

@@ -33,12 +33,10 @@ from representative import (
 )
 from simtrack import ACK, FIN, PSH, SYN, Frame
 
-from firewall_app.pipeline.compile import (
-    Rulings,
-    Static,
-)
+from firewall_app.pipeline.compile import Rulings
 from firewall_app.pipeline.flow import IP_ICMP6, IP_UDP
 from firewall_app.pipeline.tables import OUTPUT
+from firewall_app.pipeline.unit import Static
 from firewall_app.policy.model import (
     Firewall,
     PortRange,

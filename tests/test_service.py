@@ -10,7 +10,7 @@ import pytest
 from fakecore import NOW, FakeSwitch, fake_core
 from policies import ANYONE, DPID, FIREWALL, rule, small
 
-from firewall_app.pipeline.compile import PortGuards
+from firewall_app.pipeline.unit import PortGuards
 from firewall_app.policy.errors import Conflict, Invalid, NotFound, StoreError, Unreachable
 from firewall_app.policy.model import Peer, Port
 from firewall_app.progress import PendingChange, Status, SwitchReport, Sync

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 
 import netaddr
 
-from ..pipeline.compile import RuleFlows, peer_networks
+from ..pipeline.compile import peer_networks
 from ..pipeline.flow import texts
 from ..pipeline.tables import Kind, cookie_parts
+from ..pipeline.unit import RuleFlows
 from ..policy.model import Direction, Droplet, Firewall, PortRules, Rule, Tag, network
 from ..policy.policy import Policy
 from ..progress import SwitchReport

@@ -18,7 +18,7 @@ from eventlet.event import Event
 from eventlet.queue import Empty, Full, LightQueue
 from eventlet.semaphore import Semaphore
 
-from ..pipeline.compile import Unit, UnitKey
+from ..pipeline.unit import Unit, UnitKey
 from ..policy.errors import Unreachable
 from ..progress import SwitchReport
 from . import wire

@@ -8,7 +8,7 @@ Design.  (1) The switch alone knows what it holds.  `_actual` is what was read b
 (2) One path for first connect, reconnect, repair and change: `_compare`.  (3) A refused flow is noticed before the
 commit, since a bundle is not poisoned by it: after the adds a barrier, and any error so far discards the bundle; the
 switch keeps what it had.  (4) One bundle in flight; what happens meanwhile only marks the session dirty.
-(5) When a comparison takes something away, the generation goes up in the same bundle (compile.py, Generation).
+(5) When a comparison takes something away, the generation goes up in the same bundle (unit.py, Generation).
 
 Sources: OpenFlow 1.4.0, 6.9 (bundles) and 7.3.9; the connect sequence of docs/architecture.md.
 """
@@ -22,10 +22,10 @@ from datetime import datetime
 from enum import Enum, auto
 from typing import NamedTuple
 
-from ..pipeline.compile import Generation, PortProtection, Unit, UnitKey, next_generation
 from ..pipeline.diff import Desired, Difference, difference
 from ..pipeline.flow import CT_EST, CT_TRK, Flow, match
 from ..pipeline.tables import BY_ID, COOKIE_MASK, DISPATCH, MAGIC, STATE, Kind, cookie_parts
+from ..pipeline.unit import Generation, PortProtection, Unit, UnitKey, next_generation
 from ..progress import SwitchReport, Sync
 from . import wire
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from .compile import Unit, UnitKey
+from .unit import Unit, UnitKey
 
 K = TypeVar("K", bound=Hashable)
 B = TypeVar("B")

@@ -12,9 +12,10 @@ from inspect import getdoc
 
 from ..policy.model import Direction, Droplet, Firewall, Hypervisor, Peer, Port, PortRange, Protocol, Rule, Tag
 from ..policy.policy import Policy
-from .compile import Generation, Rulings, Unit, UnitKey, units
+from .compile import Rulings, units
 from .flow import texts
 from .tables import COOKIE_MASK, LAYOUT, MAGIC, REGISTERS, TABLES, Kind, Table
+from .unit import Generation, Unit, UnitKey
 
 DPID = "0000000000000001"
 INTERFACES = {1: "eth0", 2: "tap1", 3: "tap2"}

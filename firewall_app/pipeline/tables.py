@@ -94,7 +94,7 @@ class Table:
     """One table of the pipeline.
 
     `judges`: whether a flow that goes away here can forbid something that was allowed; if so, its going bumps the
-    generation, so that live connections are judged again (compile.py, Generation).
+    generation, so that live connections are judged again (unit.py, Generation).
     """
 
     id: int

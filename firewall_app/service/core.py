@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
-from ..pipeline.compile import Rulings, Unit, UnitKey, units
+from ..pipeline.compile import Rulings, units
 from ..pipeline.flow import Flow
+from ..pipeline.unit import Unit, UnitKey
 from ..policy.errors import NotFound, StoreError, Unreachable
 from ..policy.policy import Change, Counters, Draft, Policy
 from ..progress import Progress, SwitchReport, Sync
