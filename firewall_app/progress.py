@@ -6,12 +6,13 @@ switches have been read back, so that "succeeded" never rests on memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
 from .pipeline.compile import ports_here
+from .policy.model import Port
 from .policy.policy import Change, Policy
 
 
@@ -89,7 +90,7 @@ class Progress:
         self._ports.clear()
 
     def changed(
-        self, before: Policy, after: Policy, changes: Iterable[Change], hosts: frozenset[str], rev: int
+        self, before: Policy, after: Policy, changes: Sequence[Change], hosts: frozenset[str], rev: int
     ) -> None:
         """A change was committed at revision `rev`; `hosts` are the hypervisors that it concerns."""
         touched: set[str] = set()
@@ -112,8 +113,9 @@ class Progress:
         for host in hosts:
             for port_id in after.ports_on.get(host, ()):
                 self._ports[port_id] = rev
-        for port_id in before.ports.keys() - after.ports.keys():
-            self._ports.pop(port_id, None)
+        for change in changes:
+            if isinstance(change.old, Port) and change.new is None:
+                self._ports.pop(change.old.id, None)
 
     def reported(self, dpid: str, report: SwitchReport) -> None:
         """A switch said how it stands."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from ..policy.errors import Conflict, Fault, FirewallError, Invalid, NotFound, Refused, StoreError, Unreachable
+from ..policy.errors import Conflict, Fault, FirewallError, Invalid, NotFound, StoreError, Unreachable
 
 # A body of one megabyte can hold a hundred thousand faults; nobody reads them, and the answer would be huge.
 MOST_FAULTS = 1000
@@ -70,7 +70,6 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     TooLarge: (413, "payload_too_large"),
     Invalid: (422, "unprocessable_entity"),
     StoreError: (503, "store_unavailable"),
-    Refused: (502, "switch_refused"),
     Unreachable: (503, "switch_unreachable"),
     Exception: (500, "server_error"),
 }

@@ -198,7 +198,9 @@ class Link:
         with eventlet.Timeout(timeout, False):
             answer = reader.wait()
         if answer is None:
-            self._readers = [other for other in self._readers if other is not reader]
+            for waiting in (self._readers, self._new_readers):
+                if reader in waiting:
+                    waiting.remove(reader)
             raise Unreachable(f"hypervisor {self.dpid} did not answer within {timeout:g} s")
         return answer
 

@@ -6,9 +6,8 @@
         NotFound                     no such object for this caller
         Conflict                     it contradicts something that exists
       SwitchError                    the store holds it; the controller keeps trying, the switch stays closed
-        Refused                      the switch said no, in its own words
         Unreachable                  the switch does not answer
-      StoreError                     nothing was changed
+      StoreError                     nothing is in force that was not; what was asked may have been kept
 
 Which HTTP status each becomes is said in one place, `api/errors.py`.
 """
@@ -62,13 +61,9 @@ class SwitchError(FirewallError):
     """A switch is at fault; what was asked is stored and will be tried again."""
 
 
-class Refused(SwitchError):
-    """A switch refused a flow; the message holds its words and the flow."""
-
-
 class Unreachable(SwitchError):
     """A switch does not answer."""
 
 
 class StoreError(FirewallError):
-    """The store failed; nothing was changed."""
+    """The store failed.  Nothing is in force that was not; a commit whose answer was lost may have been kept."""
