@@ -103,7 +103,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             revision,
             store,
             _Runtime(),
-            Rulings(settings.uplinks, settings.closed),
+            Rulings(settings.uplinks, settings.closed, settings.track_open),
             Limits(settings.max_droplets, settings.max_tags, settings.max_rules, settings.max_entries),
         )
         self._application = make_application(self.core, access, settings)
@@ -142,6 +142,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         link = Link(
             self.core, datapath, _flow_stats,
             reply_timeout=self.settings.reply_timeout, audit_interval=self.settings.audit_interval,
+            pickup_grace=self.settings.pickup_grace,
         )  # fmt: skip
         datapath.firewall_link = link
         LOG.info("hypervisor %s connected from %s", dpid, datapath.address[0])

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from typing import NamedTuple
 
 from .pipeline.compile import ports_here
+from .pipeline.unit import Unit, UnitKey
 from .policy.model import Port
 from .policy.policy import Change, Policy
 
@@ -69,6 +71,21 @@ class _Asked:
 
     removing: bool
     hosts: Mapping[str, int]
+
+
+ALWAYS = 1 << 63
+
+
+class Wanted(NamedTuple):
+    """What a switch should hold.
+
+    `cut`: the newest revision of which live connections are to feel what it took away.  When the switch has confirmed
+    that one, what is taken away since was asked to leave them alone.
+    """
+
+    revision: int
+    units: dict[UnitKey, Unit]
+    cut: int = ALWAYS
 
 
 class Progress:

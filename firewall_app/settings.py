@@ -35,6 +35,16 @@ class Settings:
         True, "give unregistered hypervisors that connect the closed pipeline; false: disconnect them"
     )
     closed: bool = _option(False, "droplets behind no firewall are closed instead of open")
+    track_open: bool = _option(
+        True,
+        "track the connections of open droplets, so that a firewall that is attached later cuts nothing that it "
+        "allows; false spares the work, and cuts TCP connections that the droplet opened",
+    )
+    pickup_grace: int = _option(
+        0,
+        "seconds for which droplets may go on in the middle of TCP connections of their own, when their port came to a "
+        "switch, or a switch restarted and forgot its connections",
+    )
     max_droplets: int = _option(10, "droplets attached directly to one firewall")
     max_tags: int = _option(5, "tags attached to one firewall")
     max_rules: int = _option(50, "rules of one firewall, both directions together")

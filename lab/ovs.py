@@ -138,7 +138,7 @@ class PrivateOvs:
     # --- tools ---
 
     def vsctl(self, *arguments: str) -> str:
-        return run("ovs-vsctl", f"--db={self.database}", "--timeout=15", *arguments, env=self._env).strip()
+        return run("ovs-vsctl", f"--db={self.database}", "--timeout=15", "--retry", *arguments, env=self._env).strip()
 
     def ofctl(self, *arguments: str, stdin: str | None = None) -> str:
         return run("ovs-ofctl", "-O", "OpenFlow13,OpenFlow14", *arguments, stdin=stdin, env=self._env)

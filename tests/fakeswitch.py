@@ -43,6 +43,7 @@ class FakeSwitch:
     mute: frozenset[int] = frozenset()  # message types that get no answer
     commits: int = 0
     adds: int = 0
+    timeouts: dict[Key, int] = field(default_factory=dict)  # of flows that the switch takes away by itself
     flushed: list[int] = field(default_factory=list)
     config: int = 0
     role: int = 1
@@ -134,12 +135,14 @@ class FakeSwitch:
     def _apply(self) -> None:
         self.commits += 1
         for mod in self._bundle:
-            cookie, _, table, command, _, _, priority = struct.unpack_from("!QQBBHHH", mod, 8)
+            cookie, _, table, command, _, hard_timeout, priority = struct.unpack_from("!QQBBHHH", mod, 8)
             length = struct.unpack_from("!H", mod, 50)[0]
             end = 48 + (length + 7) // 8 * 8
             key = Key(table, priority, mod[48:end])
             if command == ADD:
                 self.flows[key] = Body(cookie, mod[end:])
+                if hard_timeout:
+                    self.timeouts[key] = hard_timeout
             else:
                 assert command == DELETE_STRICT
                 self.flows.pop(key, None)

@@ -15,7 +15,7 @@ from simtrack import Frame
 from firewall_app.pipeline.compile import Rulings, ports_here, units
 from firewall_app.pipeline.diff import Desired, Difference, difference
 from firewall_app.pipeline.flow import Flow, Key
-from firewall_app.pipeline.tables import BY_ID
+from firewall_app.pipeline.tables import BY_ID, asks_no_less
 from firewall_app.pipeline.unit import Generation, Unit, UnitKey, next_generation
 from firewall_app.policy.model import Port
 from firewall_app.policy.policy import Policy
@@ -31,6 +31,10 @@ def render(unit: Unit) -> Iterator[tuple[Key, Flow]]:
 def judges(key: Key) -> bool:
     """Whether a flow that goes away may forbid something."""
     return BY_ID[key.table].judges
+
+
+def lists_no_less(key: Key, old: Flow, new: Flow) -> bool:
+    return asks_no_less(key.table, old.actions, new.actions)
 
 
 class Member:
@@ -52,7 +56,7 @@ class Member:
             wanted[GENERATION] = Generation(self.generation)
         keys = self.desired.update(wanted)
         change = difference(self.desired, self.switch.flows, keys)
-        if not self.generation or change.takes_away(judges):
+        if not self.generation or change.takes_away(judges, lists_no_less):
             self.generation = next_generation(self.generation)
             keys |= self.desired.put(GENERATION, Generation(self.generation))
             change = difference(self.desired, self.switch.flows, keys)

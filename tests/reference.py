@@ -72,8 +72,6 @@ class Reference:
 
     def _opening(self, policy: Policy, port: Port, sent: Sent) -> tuple[Packet | None, str]:
         """The packet by which an end judges this one, and why the end drops it whatever the rules say."""
-        if not protected(policy, port, self.closed):
-            return sent.packet, ""
         known = self._memory.get((port.hypervisor, port.slot), {})
         frame = sent.frame
         about = tuple_of(frame.inner) if frame.inner is not None else tuple_of(frame)
@@ -84,24 +82,24 @@ class Reference:
             return sent.packet, ""
         if opening is not None:
             return opening, ""
-        return sent.packet, Untracked.refused(port, sent)
+        return sent.packet, Untracked.refused(port, sent) if protected(policy, port, self.closed) else ""
 
     def _remember(self, policy: Policy, port: Port, sent: Sent, opening: Packet | None) -> None:
-        if sent.frame.inner is not None or not protected(policy, port, self.closed):
+        if sent.frame.inner is not None:
             return
         own = tuple_of(sent.frame)
         assert own is not None
         memory = self._memory.setdefault((port.hypervisor, port.slot), {})
-        if own not in memory and own.reverse not in memory:
+        if own not in memory and own.reverse not in memory and not Untracked.refused(port, sent):
             memory[own] = opening or sent.packet
 
 
 class Untracked:
     """Packets that belong to a connection of which an end has no memory: where trackers differ from `decide()`.
 
-    It comes to this when the connection was opened while its droplet was behind no firewall (such traffic is not
-    tracked), when the port moved to another hypervisor, and when the opening packet was refused at this end.
-    `decide()` would judge each as an opening; a tracker does not let each of them open something:
+    It comes to this when the port moved to another hypervisor, and when the opening packet was refused at this end.
+    `decide()` would judge each as an opening; a tracker does not let each of them open something.  An open droplet's
+    packets pass all the same, and open nothing that a firewall that comes later would know of:
     """
 
     @staticmethod

@@ -51,7 +51,8 @@ def representative() -> Policy:
     draft = Policy().edit()
     for dpid in (HERE, THERE):
         draft.put(Hypervisor(dpid, dpid[-2:], ("uplink*",)))
-    draft.put(Tag("default", "web"))
+    for tag in ("web", "db", "nobody"):
+        draft.put(Tag("default", tag))
     for number, tags in ((1, ("web",)), (2, ("db",)), (3, ()), (4, ("WEB",))):
         draft.put(Droplet(number, tags=tags))
     homes = {1: ("vm1", HERE), 2: ("vm2", HERE), 3: ("vm3", HERE), 4: ("vm1", THERE)}

@@ -11,6 +11,7 @@ from pathlib import Path
 from firewall_app.openflow.session import Moment, Plan, Session, State
 from firewall_app.pipeline.compile import Rulings, units
 from firewall_app.policy.policy import Policy
+from firewall_app.progress import Wanted
 
 HELLO, ECHO_REQUEST, ECHO_REPLY, FEATURES_REQUEST, FEATURES_REPLY = 0, 2, 3, 5, 6
 PATIENCE = 20.0
@@ -31,7 +32,7 @@ class PolicyPlan:
         self.policy, self.revision = policy, self.revision + 1
 
     def __call__(self, interfaces):
-        return self.revision, units(self.policy, self.dpid, interfaces, self.rulings)
+        return Wanted(self.revision, units(self.policy, self.dpid, interfaces, self.rulings))
 
 
 class Driven:

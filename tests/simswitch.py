@@ -67,7 +67,7 @@ class _Packet:
     def value(self, name: str) -> int:
         if name == "in_port":
             return self.in_port
-        if name in ("reg4", "reg5", "reg6", "reg7"):
+        if name in ("reg1", "reg2", "reg3", "reg4", "reg5", "reg6", "reg7"):
             return self.registers.get(name, 0)
         if name == "ct_state":
             return self.tracked.state if self.tracked else 0

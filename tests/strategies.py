@@ -66,7 +66,7 @@ PEERS = (
 )  # fmt: skip
 RANGES = (
     (42, 42), (0, 0), (65535, 65535), (0, 65535), (1, 65535), (1, 1), (7, 8), (42, 43), (100, 1000), (0, 41),
-    (65533, 65535), (1, 2), (2, 65535),
+    (65533, 65535), (1, 2), (2, 65535), (43, 998),
 )  # fmt: skip
 SOURCE_PORTS = (0, 42, 1000, 65535)
 OTHER_PROTOCOLS = (2, 47, 132)  # IGMP, GRE, SCTP
@@ -80,6 +80,7 @@ EVERYBODY = Peer(addresses=("0.0.0.0/0", "::/0"))
 peers = st.one_of(
     st.just(EVERYBODY),
     st.lists(st.sampled_from(PEERS), max_size=3).map(lambda found: Peer(addresses=tuple(found))),
+    st.lists(st.sampled_from(PEERS), min_size=7, unique=True).map(lambda found: Peer(addresses=tuple(found))),
     st.lists(droplet_ids, min_size=1, max_size=2, unique=True).map(lambda found: Peer(droplet_ids=tuple(found))),
     tag_sets.map(lambda found: Peer(tags=found)),
     st.builds(
@@ -216,8 +217,9 @@ def policies(draw: st.DrawFn, base: Policy | None = None) -> Policy:
     draft = Policy(counters=base.counters).edit() if base is not None else Policy().edit()
     for dpid in HYPERVISORS:
         draft.put(Hypervisor(dpid, dpid[-2:], ("uplink*",)))
-    for name in TAGS:
-        draft.put(Tag(ACCOUNTS[0], name))
+    for owner in ACCOUNTS:
+        for name in TAGS:
+            draft.put(Tag(owner, name))
     for _ in range(draw(st.integers(1, 4))):
         put(draft, draw(droplets(draft.peek())))
     for _ in range(draw(st.integers(1, 5))):

@@ -313,9 +313,9 @@ def test_all_that_applies_to_a_port_is_listed_resolved(world: World) -> None:
     assert (first["firewall"]["name"], first["port"], first["direction"]) == ("tagged", None, "inbound")
     assert {name: first[name] for name in RULE} == RULE
     assert first["addresses"] == ["10.0.0.3", "10.9.0.0/24", "198.51.100.0/24", "fe80::ff:fe00:67"]
+    number = next(f.number for f in world.core.policy.firewalls.values() if f.name == "tagged")
     assert len(first["flows"]) == 4
-    slot = world.core.policy.ports["p101"].slot
-    assert all(f"tp_dst=443,reg5={slot:#x}" in flow for flow in first["flows"])
+    assert all("tp_dst=443" in flow and f"reg3={number:#x},reg6=0x0" in flow for flow in first["flows"])
     assert (second["firewall"], second["port"], second["addresses"]) == (None, "p101", ["::/0"])
     world.good("POST", "/v2/tags/web/resources", {"resources": [{"resource_id": 102, "resource_type": "droplet"}]})
     names = {rule["firewall"]["name"] for rule in world.good("GET", "/v1/ports/p102/rules")["rules"]}

@@ -14,7 +14,7 @@ from firewall_app.openflow import link as link_module
 from firewall_app.openflow.link import INBOX, Link
 from firewall_app.pipeline.compile import Rulings, units
 from firewall_app.policy.errors import Unreachable
-from firewall_app.progress import Sync
+from firewall_app.progress import Sync, Wanted
 
 
 class Owner:
@@ -26,7 +26,7 @@ class Owner:
         self.gone = 0
 
     def units(self, dpid, interfaces):
-        return self.revision, units(self.policy, dpid, interfaces, Rulings())
+        return Wanted(self.revision, units(self.policy, dpid, interfaces, Rulings()))
 
     def connected(self, dpid, switch):
         assert dpid == DPID

@@ -13,7 +13,7 @@ from firewall_app.openflow import wire
 from firewall_app.openflow.session import Moment, Session
 from firewall_app.pipeline.compile import Rulings, units
 from firewall_app.policy.policy import Policy
-from firewall_app.progress import Sync
+from firewall_app.progress import ALWAYS, Sync, Wanted
 
 EPOCH = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -24,13 +24,13 @@ class Talk:
     def __init__(self, switch: FakeSwitch | None = None, policy: Policy | None = None, **options) -> None:
         self.switch = switch or FakeSwitch()
         self.policy = policy if policy is not None else small()
-        self.revision = 0
+        self.revision, self.cut = 0, ALWAYS
         self.seconds = 0.0
         self.session = Session(DPID, 5, self._plan, self.now, "test", **options)
         self.exchange(self.session.start(self.now))
 
     def _plan(self, interfaces):
-        return self.revision, units(self.policy, DPID, interfaces, Rulings())
+        return Wanted(self.revision, units(self.policy, DPID, interfaces, Rulings()), self.cut)
 
     @property
     def now(self) -> Moment:
@@ -220,11 +220,17 @@ def test_zones_of_new_slots_are_flushed_but_not_on_a_switch_that_was_restarted()
     assert talk.switch.flushed == [9, 1]
 
 
-def test_T115_a_zone_is_flushed_when_its_port_stops_being_tracked_and_when_it_begins():
+def test_T109_T115_a_zone_is_flushed_when_its_port_goes_and_when_one_comes_not_with_its_firewalls():
     talk = Talk()
-    draft = talk.policy.edit()
-    draft.drop(talk.policy.firewalls[FIREWALL])
     protected = talk.policy
+    draft = protected.edit()
+    draft.drop(protected.firewalls[FIREWALL])
+    talk.change(draft.done())
+    assert talk.switch.flushed == [], "an open droplet is tracked, so that a firewall that comes cuts nothing allowed"
+    draft = talk.policy.edit()
+    gone = [port for port in talk.policy.ports.values() if port.slot == 1]
+    for port in gone:
+        draft.drop(port)
     talk.change(draft.done())
     assert talk.switch.flushed == [1]
     again = Talk(talk.switch, talk.policy)
@@ -241,6 +247,54 @@ def test_after_a_reading_what_is_missing_counts_as_taken_away():
     assert mark_of(again.switch) == mark_of(talk.switch) == int(EPOCH.timestamp()) + 1
     Talk(talk.switch, again.policy)
     assert mark_of(talk.switch) == int(EPOCH.timestamp()) + 1
+
+
+def test_T095_a_change_that_keeps_established_connections_does_not_raise_the_generation():
+    talk = Talk()
+    generation = mark_of(talk.switch)
+    talk.cut = 0  # what the switch has confirmed: all changes since are to leave live connections alone
+    whole = talk.policy
+    talk.change(without_first_rule(whole))
+    assert (talk.report.sync, mark_of(talk.switch)) == (Sync.IN_SYNC, generation)
+    talk.change(whole)
+    talk.cut = 3
+    talk.change(without_first_rule(whole))
+    assert mark_of(talk.switch) == generation + 1, "one that cuts"
+
+
+def test_T095_a_cut_that_was_refused_is_made_good_by_the_next_change():
+    talk = Talk()
+    generation, whole = mark_of(talk.switch), talk.policy
+    talk.switch.refuse_adds, talk.cut = 1, 1
+    talk.change(without_first_rule(whole))
+    assert talk.report.sync is Sync.FAILED
+    talk.change(without_first_rule(whole))
+    assert talk.report.confirmed == 2
+    assert mark_of(talk.switch) > generation
+
+
+def test_T095_what_was_to_be_kept_is_cut_when_the_switch_was_away():
+    """A session that begins has confirmed nothing: it cannot know which changes it missed."""
+    talk = Talk()
+    again = Talk(talk.switch, without_first_rule(talk.policy))
+    assert mark_of(again.switch) == int(EPOCH.timestamp()) + 1
+
+
+def test_T097_ports_that_come_may_go_on_in_the_middle_for_some_seconds():
+    talk = Talk(pickup_grace=20)
+    assert [(timeout, key.priority) for key, timeout in talk.switch.timeouts.items()] == [(20, 211)] * 4
+    talk.exchange(talk.session.resync(talk.now))
+    assert talk.report.repaired_flows == 0, "they are neither wanted nor in the way"
+    talk.change(with_inbound(talk.policy))
+    assert len(talk.switch.timeouts) == 4, "not again"
+    for key in talk.switch.timeouts:
+        del talk.switch.flows[key]
+    talk.exchange(talk.session.resync(talk.now))
+    assert (talk.report.sync, talk.report.repaired_flows) == (Sync.IN_SYNC, 0)
+
+
+def test_T097_by_default_nothing_is_picked_up():
+    assert Talk().switch.timeouts == {}
 
 
 def mark_of(switch):

@@ -23,6 +23,7 @@ from firewall_app.pipeline.flow import (
     IP_ICMP6,
     IP_TCP,
     IP_UDP,
+    NOT_A_FRAGMENT,
     NX_FRAG_ANY,
     NX_FRAG_LATER,
     Action,
@@ -65,14 +66,14 @@ KINDS: dict[str, tuple[dict[str, int], tuple[str, ...]]] = {
         ("nd_target", "nd_tll"),
     ),
 }
-ALWAYS = ("conj_id", "in_port", "eth_src", "eth_dst", "vlan_vid", "reg4", "reg5", "reg6", "reg7")
+ALWAYS = ("in_port", "eth_src", "eth_dst", "vlan_vid", "reg1", "reg2", "reg3", "reg4", "reg5", "reg6", "reg7")
 CT_FIELDS = ("ct_state", "ct_zone", "ct_mark", "ct_label")
 # Fields with values of their own; the others take any number, under any mask.
 SPECIAL: dict[str, st.SearchStrategy[Value]] = {
     "in_port": st.integers(1, 0xFEFF),
     "arp_op": st.integers(0, 0xFF),  # OvS keeps no more than that of it, and says nothing
     "vlan_vid": st.sampled_from([0, (0x1000, 0x1000), 0x1005, 0x1FFF]),
-    "ip_frag": st.sampled_from([(NX_FRAG_LATER, NX_FRAG_LATER), (0, NX_FRAG_LATER)]),
+    "ip_frag": st.sampled_from([(NX_FRAG_LATER, NX_FRAG_LATER), (0, NX_FRAG_LATER), NOT_A_FRAGMENT]),
     "ct_state": st.tuples(st.integers(0, 0x3F), st.integers(1, 0x3F)),
     "tcp_flags": st.tuples(st.integers(0, 0x1FF), st.integers(1, 0x1FF)),
 }
@@ -83,6 +84,10 @@ def values(name: str) -> st.SearchStrategy[Value]:
     exact: st.SearchStrategy[Value] = st.integers(0, full)
     if name in SPECIAL:
         return SPECIAL[name]
+    if FIELDS[name].style == "ip6":
+        # ovs-ofctl takes the beginning of a mask such as 0:0:1:: for a prefix length; ours are prefixes.
+        prefixes = st.integers(1, 128).map(lambda length: ((1 << length) - 1) << (128 - length))
+        return exact | st.tuples(exact, prefixes)
     return exact | st.tuples(st.integers(0, full), st.integers(1, full)) if FIELDS[name].maskable else exact
 
 
@@ -312,6 +317,8 @@ def test_ryu_reads_the_same_flow(version: int, flow: Flow) -> None:
     }
     if expected.get("ip_frag") == (NX_FRAG_LATER, NX_FRAG_LATER):
         expected["ip_frag"] = NX_FRAG_ANY | NX_FRAG_LATER
+    if expected.get("ip_frag") == NOT_A_FRAGMENT:
+        expected["ip_frag"] = 0
     seen = {OUR_NAMES.get(name, name): said for name, said in got.match.items()}
     assert {name: number(name, said) for name, said in seen.items()} == expected
     assert [instruction.type for instruction in got.instructions] == ([4] if flow.actions else [])

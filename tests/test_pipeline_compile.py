@@ -11,17 +11,22 @@ import pytest
 import strategies as our
 from hypothesis import given
 from hypothesis import strategies as st
-from representative import EVERY, HERE, ICMP, IN, OUT, SITE, TCP, UDP, Net, representative
+from representative import DB, EVERY, HERE, ICMP, IN, OUT, OUTSIDE, SITE, TCP, UDP, WEB, Net, representative, tcp
 
-from firewall_app.pipeline.compile import Rulings, peer_networks, ports_here, units, uplinks_here
+from firewall_app.pipeline.compile import Rulings, peer_networks, ports_here, rule_units, units, uplinks_here
 from firewall_app.pipeline.flow import match, texts
-from firewall_app.pipeline.tables import BY_ID, GUARD, TABLES, cookie_parts
+from firewall_app.pipeline.tables import BY_ID, GUARD, OWN_SET, PEERS, TABLES, TAG_SET, cookie_parts
 from firewall_app.pipeline.unit import (
+    AddressSet,
+    FirewallSets,
     Flood,
     Generation,
+    PortFirewalls,
     PortGuards,
     PortProtection,
+    Protection,
     RuleFlows,
+    SetMembers,
     Static,
     Uplinks,
     next_generation,
@@ -93,31 +98,111 @@ def test_a_rule_names_droplets_and_tags_of_its_own_account_only(net: Net) -> Non
     assert peer_networks(policy, "default", Rule(IN, TCP, EVERY, lost)) == ()
 
 
-def test_a_rule_without_addresses_has_no_unit(net: Net) -> None:
+def test_a_rule_without_peers_has_no_unit_and_its_port_drops(net: Net) -> None:
+    draft = net.policy.edit()
+    draft.put(Firewall("f-db", "default", "db", (Rule(IN, TCP, EVERY, Peer(droplet_ids=(99,)), 30),), (), (2,)))
+    found = units(draft.done(), HERE, SITE.interfaces[HERE], Rulings())
+    assert ("rule", "30") not in found
+    assert net.reached(OUTSIDE, tcp(OUTSIDE, DB, 1000, 1)) == set()
+
+
+def test_a_tag_that_nobody_carries_costs_nothing_but_its_rules(net: Net) -> None:
+    """So that its first member costs no more than its second."""
     draft = net.policy.edit()
     draft.put(Firewall("f-db", "default", "db", (Rule(IN, TCP, EVERY, Peer(tags=("nobody",)), 30),), (), (2,)))
-    assert ("rule", "30") not in units(draft.done(), HERE, SITE.interfaces[HERE], Rulings())
+    found = units(draft.done(), HERE, SITE.interfaces[HERE], Rulings())
+    number = draft.peek().tags["default", "nobody"].number
+    assert list(found["tag", f"{number} inbound"].flows()) == []
+    assert len(list(found["rule", "30"].flows())) == 2
 
 
 def test_a_rule_of_everybody_stays_within_its_ip_version() -> None:
     """A prefix of length 0 leaves the address out, never the IP version."""
     for text, words in (("0.0.0.0/0", "tcp,tp_dst=80,"), ("::/0", "tcp6,tp_dst=80,")):
-        unit = RuleFlows(7, IN, TCP, PortRange(80, 80), (network(text),), (3,))
-        assert [flow.match.text for flow in unit.flows()] == [f"{words}reg5=0x3,reg6=0x0"]
+        plain = RuleFlows(7, 3, IN, TCP, PortRange(80, 80), (network(text),), ())
+        assert [flow.match.text for flow in plain.flows()] == [f"{words}reg1=0x0,reg2=0x0,reg3=0x3,reg6=0x0"]
+        members = SetMembers(AddressSet(OWN_SET, 7), IN, (network(text),))
+        version = words.split(",")[0].replace("tcp", "ip").replace("ip6", "ipv6")
+        assert [flow.match.text for flow in members.flows()] == [f"{version},reg1=0x1,reg2=0x7,reg6=0x0"]
 
 
 def test_icmp_rules_name_the_protocol_of_their_ip_version() -> None:
-    unit = RuleFlows(7, OUT, ICMP, EVERY, (network("10.0.0.1"), network("fd00::1")), (3,))
+    unit = RuleFlows(
+        7, 3, OUT, ICMP, EVERY, (network("10.0.0.1"), network("fd00::1")), ((AddressSet(TAG_SET, 5), (4, 6)),)
+    )
     assert [flow.match.text for flow in unit.flows()] == [
-        "icmp,nw_dst=10.0.0.1,reg5=0x3,reg6=0x1",
-        "icmp6,ipv6_dst=fd00::1,reg5=0x3,reg6=0x1",
+        "icmp,nw_dst=10.0.0.1,reg1=0x0,reg2=0x0,reg3=0x3,reg6=0x1",
+        "icmp6,ipv6_dst=fd00::1,reg1=0x0,reg2=0x0,reg3=0x3,reg6=0x1",
+        "icmp,reg1=0x6,reg2=0x5,reg3=0x3,reg6=0x1",
+        "icmp6,reg1=0x6,reg2=0x5,reg3=0x3,reg6=0x1",
     ]
 
 
-def test_a_rule_costs_a_flow_for_each_port_address_and_mask() -> None:
-    unit = RuleFlows(7, IN, UDP, PortRange(7, 10), (network("10.0.0.1"), network("fd00::1")), (3, 4))
-    assert len(list(unit.flows())) == 2 * 2 * 3
-    assert len({flow.key for flow in unit.flows()}) == 12
+def addresses(count: int) -> tuple[str, ...]:
+    return tuple(f"198.51.{i // 250}.{i % 250}" for i in range(count))
+
+
+@pytest.mark.parametrize(
+    ("count", "ports", "flows"),
+    [
+        (1, (1, 30000), 21),  # one address: no more than its port masks
+        (2, (7, 10), 2 * 3),  # few: spelled out
+        (4, (8, 11), 4),
+        (8, (80, 80), 8),
+        (9, (80, 80), 9),  # one port: a set would be one flow more
+        (9, (7, 10), 9 + 3),  # many of both: the sum, not the product
+        (1000, (1, 65534), 1000 + 30),
+    ],
+)
+def test_a_rule_costs_the_sum_of_its_addresses_and_port_masks(net: Net, count, ports, flows) -> None:
+    rule = Rule(IN, UDP, PortRange(*ports), Peer(addresses=addresses(count)), 7)
+    owner = Firewall("f", "default", "fw", (rule,), number=3)
+    made = [flow for unit in rule_units(net.policy, owner, rule) if unit is not None for flow in unit.flows()]
+    assert len(made) == len({flow.key for flow in made}) == flows
+
+
+def test_T046_a_rule_that_outgrows_its_flows_rewrites_nothing_of_others(net: Net) -> None:
+    """From few addresses to many and back: what differs is that rule's, and the list of what its firewall asks."""
+    few = net.policy
+    rule = next(rule for rule in few.firewalls["f-web"].inbound_rules if rule.id == 2)
+    draft = few.edit()
+    many = replace(rule, peer=Peer(addresses=(*rule.peer.addresses, *addresses(40))))
+    others = tuple(many if one.id == 2 else one for one in few.firewalls["f-web"].inbound_rules)
+    draft.put(replace(few.firewalls["f-web"], inbound_rules=others))
+    grown = draft.done()
+    before, after = (units(policy, HERE, SITE.interfaces[HERE], Rulings()) for policy in (few, grown))
+    number = few.firewalls["f-web"].number
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert changed == {("rule", "2"), ("own set", "2"), ("firewall", f"{number} inbound")}
+    member = next(iter(many.peer.networks)).first.value
+    for policy in (grown, few, grown):
+        net.fleet.follow(policy)
+        assert net.reached(OUTSIDE, replace(tcp(OUTSIDE, WEB, 1000, 8001), src=member)) == {WEB}
+        last = replace(tcp(OUTSIDE, WEB, 1000, 8001), src=network(addresses(40)[-1]).value)
+        assert net.reached(OUTSIDE, last) == ({WEB} if policy is grown else set())
+
+
+def test_T050_an_address_that_joins_a_tag_is_one_flow_for_each_direction(net: Net) -> None:
+    """However many rules and droplets use the tag."""
+    draft = net.policy.edit()
+    more = tuple(Rule(IN, TCP, PortRange(n, n + 7), Peer(tags=("db",)), 100 + n) for n in range(40))
+    draft.put(Firewall("f-more", "default", "more", more, (), (1, 2), ("web",)))
+    net.fleet.follow(draft.done())
+    draft = net.fleet.policy.edit()
+    draft.put(replace(net.policy.droplets[3], tags=("db",)))
+    joined = 3  # addresses of droplet 3: one IPv4, one IPv6, the link-local one
+    member = net.fleet.members[HERE]
+    generation = member.generation
+    without = net.fleet.policy
+    net.fleet.follow(draft.done())
+    assert (len(member.last.put), len(member.last.delete)) == (2 * joined, 0)
+    assert member.generation == generation, "one that joins takes nothing away"
+    net.fleet.follow(without)
+    assert len([key for key in member.last.delete if key.table == PEERS.id]) == 2 * joined
+    rest = [key for key in member.last.delete if key.table != PEERS.id]
+    assert {key for key, _ in member.last.put} | set(rest) <= {
+        flow.key for number in (generation, generation + 1) for flow in Generation(number).flows()
+    }
 
 
 @pytest.mark.parametrize(("number", "following"), [(0, 1), (1, 2), (0x7FFFFFFE, 0x7FFFFFFF), (0x7FFFFFFF, 1)])
@@ -165,7 +250,7 @@ def test_every_table_ends_in_a_flow_for_everything() -> None:
     assert set(last) == set(BY_ID)
     for table in TABLES:
         actions = ",".join(action.text for action in last[table.id].actions)
-        assert actions == {"drop": "", "to z": "resubmit(,40)"}[table.miss]
+        assert actions == {"drop": "", "nothing": "", "to z": "resubmit(,40)"}[table.miss]
         others = [flow.priority for unit in every_unit() for flow in unit.flows() if flow.table == table.id]
         assert min(others) >= last[table.id].priority
 
@@ -178,9 +263,13 @@ def every_unit() -> list[object]:
         Uplinks((1,)),
         Flood((11,), (1,)),
         PortGuards(1, 11, "02:00:00:00:00:01", (network("10.0.0.1"), network("fd00::1"))),
-        PortProtection(1, "02:00:00:00:00:01", True),
-        PortProtection(1, "02:00:00:00:00:01", False),
-        RuleFlows(1, IN, TCP, PortRange(1, 2), (network("10.0.0.1"), network("fd00::1")), (1,)),
+        *(PortProtection(1, "02:00:00:00:00:01", protection) for protection in Protection),
+        PortFirewalls(1, 0, ()),
+        PortFirewalls(1, 0, (3, 4)),
+        RuleFlows(1, 3, IN, TCP, PortRange(1, 2), (network("10.0.0.1"), network("fd00::1")), ()),
+        RuleFlows(1, 3, IN, TCP, PortRange(1, 2), (), ((AddressSet(OWN_SET, 1), (4, 6)),)),
+        SetMembers(AddressSet(OWN_SET, 1), IN, (network("10.0.0.1"), network("fd00::1"))),
+        FirewallSets(3, IN, True, (AddressSet(OWN_SET, 1), AddressSet(TAG_SET, 1))),
     ]
 
 

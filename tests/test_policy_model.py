@@ -76,11 +76,14 @@ def test_prefixes_overlap_when_an_address_is_in_both(one: str, other: str) -> No
     assert network(other).overlaps(network(one)) == expected
 
 
-def test_a_prefix_and_a_host_as_text() -> None:
+def test_T045_a_prefix_and_a_host_have_one_value_and_one_text() -> None:
     assert str(network("10.0.0.7/24")) == "10.0.0.0/24"
     assert str(network("10.0.0.7/32")) == "10.0.0.7"
     assert str(network("2001:DB8:0::1/128")) == "2001:db8::1"
     assert network("10.0.0.7") == Network(4, 0x0A000007, 32) == address("10.0.0.7").network
+    assert network("10.0.0.7/32") == network("10.0.0.7")
+    assert network("10.0.0.7/24") == network("10.0.0.0/24")
+    assert network("2001:DB8:0::1/128") == network("2001:db8::1")
 
 
 @pytest.mark.parametrize(
@@ -119,6 +122,16 @@ def test_link_local_addresses_derive_from_the_mac(mac: str, expected: str) -> No
 RANGES = st.tuples(st.integers(0, 0xFFFF), st.integers(0, 0xFFFF)).map(sorted).map(lambda pair: PortRange(*pair))
 
 
+def blocks(ports: PortRange, first: int = 0, size: int = 0x10000) -> int:
+    """How many aligned blocks of a power of two make up what is in a range of the ports from `first` on."""
+    if ports.last < first or first + size - 1 < ports.first:
+        return 0
+    if ports.first <= first and first + size - 1 <= ports.last:
+        return 1
+    half = size // 2
+    return blocks(ports, first, half) + blocks(ports, first + half, half)
+
+
 @given(RANGES)
 @example(PortRange(42, 42))
 @example(PortRange(0, 0))
@@ -127,7 +140,7 @@ RANGES = st.tuples(st.integers(0, 0xFFFF), st.integers(0, 0xFFFF)).map(sorted).m
 @example(PortRange(1, 65534))
 @example(PortRange(7, 8))
 @example(PortRange(0, 65534))
-def test_masks_cover_the_range_once_and_nothing_else(ports: PortRange) -> None:
+def test_T024_masks_cover_the_range_once_and_nothing_else(ports: PortRange) -> None:
     masks = ports.masks()
     if ports.is_every:
         assert masks == ()
@@ -139,13 +152,13 @@ def test_masks_cover_the_range_once_and_nothing_else(ports: PortRange) -> None:
         assert value & ~mask == 0, "a value has no bits outside its mask"
         covered += range(value, value + size)
     assert covered == list(range(ports.first, ports.last + 1))
-    assert len(masks) <= 30
+    assert len(masks) == blocks(ports) <= 30
 
 
 @given(RANGES, st.integers(0, 0xFFFF))
 @example(PortRange(1, 65535), 0)
 @example(PortRange(1, 65534), 0)
-def test_a_port_is_in_a_range_exactly_when_a_mask_says_so(ports: PortRange, port: int) -> None:
+def test_T024_a_port_is_in_a_range_exactly_when_a_mask_says_so(ports: PortRange, port: int) -> None:
     masks = ports.masks() or ((0, 0),)
     assert (port in ports) == any(port & mask == value for value, mask in masks)
 
@@ -184,6 +197,13 @@ def test_no_such_range_exists(first: int, last: int) -> None:
 
 
 # --------------------------------------------------------------------------------------------- rules
+
+
+def test_T031_a_protocol_has_one_name_and_no_number() -> None:
+    assert {protocol.value for protocol in Protocol} == {"tcp", "udp", "icmp"}
+    for other in ("6", 6, "TCP", "17", "sctp", "132", "any", "icmpv6", ""):
+        with pytest.raises(ValueError, match="is not a valid Protocol"):
+            Protocol(other)
 
 
 def test_peers_are_the_same_as_sets() -> None:

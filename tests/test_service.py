@@ -53,7 +53,7 @@ def test_a_write_is_stored_then_in_force_then_told_to_the_switches_concerned(wor
     assert core.policy.firewalls[written.value.id] == written.value
     changes, counters = store.commits[-1]
     assert [c.new for c in changes] == [written.value]
-    assert counters.rule == draft.counters.rule + 1
+    assert counters.rule == draft.counters.rule + 2, "one for the rule, one for the firewall"
     assert written.value.created_at == NOW
 
 
@@ -123,15 +123,29 @@ def test_a_write_that_changes_nothing_is_not_stored_but_waited_for(world):
     assert len(store.commits) == 2
 
 
+def test_T095_only_writes_that_keep_established_connections_do_not_cut(world):
+    core, _, _ = world
+    cut = core.units(DPID, INTERFACES).cut
+    assert cut <= core.revision
+    kept = firewalls.create(core.keeping(), "default", spec(tags=("web",)))
+    wanted = core.units(DPID, INTERFACES)
+    assert (wanted.revision, wanted.cut) == (kept.revision, cut) == (core.revision, cut)
+    assert core.policy.firewalls[kept.value.id] == kept.value
+    written = firewalls.delete(core, "default", kept.value.id)
+    assert core.units(DPID, INTERFACES).cut == written.revision
+    assert core.units(OTHER, {}).cut == cut, "another hypervisor's connections are not concerned"
+
+
 def test_rules_keep_their_ids_through_an_update_and_ids_never_return(world):
     core, _, _ = world
     first, second = core.policy.firewalls[FIREWALL].inbound_rules
     new = rule("inbound", "udp", "53", ANYONE, 0)
     shuffled = FirewallSpec("web-fw", (replace(second, id=0), new), (), (), ("web",))
     updated = firewalls.update(core, "default", FIREWALL, shuffled).value
-    assert [r.id for r in updated.inbound_rules] == [second.id, 4]
+    fresh = core.policy.counters.rule
+    assert [r.id for r in updated.inbound_rules] == [second.id, fresh]
     back = FirewallSpec("web-fw", (replace(first, id=0),), (), (), ("web",))
-    assert [r.id for r in firewalls.update(core, "default", FIREWALL, back).value.inbound_rules] == [5]
+    assert [r.id for r in firewalls.update(core, "default", FIREWALL, back).value.inbound_rules] == [fresh + 1]
 
 
 # ---- faults

@@ -322,7 +322,7 @@ ZONE = bits("reg5")
 @pytest.mark.parametrize(
     ("flow", "frame", "error"),
     [
-        (Flow(0, 1, match(conj_id=1), ()), PLAIN, Unsupported),
+        (Flow(0, 1, match(ct_zone=1), ()), PLAIN, Unsupported),
         (Flow(0, 1, match(), (Resubmit(0),)), PLAIN, Looped),
         (Flow(0, 1, match(), (Resubmit(1, ct=True),)), PLAIN, Unsupported),
         (Flow(0, 1, match(), (Ct(ZONE, 0),)), PLAIN, Looped),

@@ -75,7 +75,7 @@ class _Application:
             if route.compatible:
                 call.account = _account(caller, query, self._settings)
         if route.method != "GET":
-            call.patience = _patience(environ)
+            call.prefer(*_preferences(environ))
         if route.body is not None:
             call.body = self._body(environ, route)
         found = route.handler(call, **parameters)
@@ -156,14 +156,16 @@ def _query(environ: Environ) -> dict[str, str]:
     return dict(pairs)
 
 
-def _patience(environ: Environ) -> int | None:
-    """Seconds of `Prefer: wait=SECONDS`; None when it is not there, or is none (RFC 7240: then it is ignored)."""
+def _preferences(environ: Environ) -> tuple[int | None, bool]:
+    """Seconds of `Prefer: wait=SECONDS`, and whether `keep-established` is there; others are ignored (RFC 7240)."""
+    wait, keep = None, False
     for preference in environ.get("HTTP_PREFER", "").split(","):
         name, _, value = preference.partition(";")[0].partition("=")
-        value = value.strip().strip('"')
-        if name.strip().lower() == "wait" and value.isascii() and value.isdigit():
-            return min(int(value[:9]), LONGEST_WAIT)
-    return None
+        name, value = name.strip().lower(), value.strip().strip('"')
+        if name == "wait" and wait is None and value.isascii() and value.isdigit():
+            wait = min(int(value[:9]), LONGEST_WAIT)
+        keep |= name == "keep-established"
+    return wait, keep
 
 
 def _body(data: bytes, route: Route, most: int) -> object:

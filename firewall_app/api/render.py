@@ -11,11 +11,10 @@ from datetime import UTC, datetime
 
 import netaddr
 
-from ..pipeline.compile import peer_networks
+from ..pipeline.compile import peer_networks, rule_units
 from ..pipeline.flow import texts
 from ..pipeline.tables import Kind, cookie_parts
-from ..pipeline.unit import RuleFlows
-from ..policy.model import Direction, Droplet, Firewall, PortRules, Rule, Tag, network
+from ..policy.model import Direction, Droplet, Firewall, Port, PortRules, Rule, Tag, network, tag_key
 from ..policy.policy import Policy
 from ..progress import SwitchReport
 from ..service.core import FlowStats
@@ -213,19 +212,16 @@ def port_rules(policy: Policy, port_id: str, own: PortRules) -> Json:
         "own": port_id in policy.port_rules,
         "inbound_rules": rules(own.inbound_rules),
         "outbound_rules": rules(own.outbound_rules),
-        "rules": [
-            _resolved(policy, owner, value, found.slot) for owner in policy.rule_sets_of(found) for value in owner.rules
-        ],
+        "rules": [_resolved(policy, owner, value) for owner in policy.rule_sets_of(found) for value in owner.rules],
     }
 
 
-def _resolved(policy: Policy, owner: Firewall | PortRules, value: Rule, slot: int) -> Json:
-    networks = peer_networks(policy, owner.account, value)
-    flows = RuleFlows(value.id, value.direction, value.protocol, value.ports, networks, (slot,)).flows()
+def _resolved(policy: Policy, owner: Firewall | PortRules, value: Rule) -> Json:
+    units = rule_units(policy, owner, value)
     return {
         **_owned(owner, value),
-        "addresses": [str(network) for network in networks],
-        "flows": texts(flows),
+        "addresses": [str(network) for network in peer_networks(policy, owner.account, value)],
+        "flows": texts(flow for unit in units if unit is not None for flow in unit.flows()),
     }
 
 
@@ -249,7 +245,7 @@ def flows(policy: Policy, stats: Iterable[FlowStats]) -> list[Json]:
     for entry in stats:
         kind, number = _origin(entry)
         owner = by_id.get(number) if kind is Kind.RULE else None
-        slot = number if kind in (Kind.PORT, Kind.DROP) else None
+        slot = number if kind in (Kind.PORT, Kind.DROP, Kind.SYSTEM) else None
         found.append(
             {
                 "flow": entry.text,
@@ -262,13 +258,21 @@ def flows(policy: Policy, stats: Iterable[FlowStats]) -> list[Json]:
     return found
 
 
-def concerns_slot(entry: FlowStats, slot: int) -> bool:
-    """Whether a flow was made for the port with a slot."""
+def concerns_port(policy: Policy, port: Port, entry: FlowStats) -> bool:
+    """Whether a flow serves a port: made for it, or for rules that apply to it."""
     kind, number = _origin(entry)
-    if kind in (Kind.PORT, Kind.DROP):
-        return number == slot
-    term = entry.flow.match.get("reg5") if entry.flow is not None else None
-    return term is not None and term.value == slot
+    sets = policy.rule_sets_of(port)
+    match kind:
+        case Kind.PORT | Kind.DROP | Kind.SYSTEM:
+            return number == port.slot
+        case Kind.FIREWALL:
+            return any(owner.number == number for owner in sets)
+        case Kind.RULE:
+            return any(value.id == number for owner in sets for value in owner.rules)
+        case Kind.TAG:
+            named = {tag_key(o.account, name) for o in sets for value in o.rules for name in value.peer.tags}
+            return any(policy.tags[key].number == number for key in named if key in policy.tags)
+    return False
 
 
 def _origin(entry: FlowStats) -> tuple[Kind | None, int]:

@@ -27,17 +27,27 @@ class Call:
     account: str = DEFAULT_ACCOUNT  # whose objects are meant; /v2 only
     body: Any = None  # an instance of the route's schema
     patience: int | None = None  # seconds that the client will wait for switches
+    keeps: bool = False  # whether live connections are to outlast what the write takes away
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
 
+    def prefer(self, patience: int | None, keep_established: bool) -> None:
+        """What the client asked for beside the change itself."""
+        self.patience = patience
+        if keep_established:
+            self.core, self.keeps = self.core.keeping(), True
+
     def settle(self, written: Written[T]) -> T:
         """The result of a write, once the switches concerned have answered or the client's patience is at its end."""
+        applied = ["keep-established"] if self.keeps else []
         if self.patience is not None:
             self.core.wait(written, self.patience)
-            self.headers["Preference-Applied"] = f"wait={self.patience}"
+            applied.append(f"wait={self.patience}")
             # An answer without a body has no other place to say how it went.
             outcome = self.core.progress.outcome(dict.fromkeys(written.hosts, written.revision))
             self.headers["X-Change-Status"] = outcome.value
+        if applied:
+            self.headers["Preference-Applied"] = ", ".join(applied)
         return written.value
 
 

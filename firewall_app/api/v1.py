@@ -48,7 +48,7 @@ def list_flows(call: Call, dpid: str) -> object:
     if table is not None:
         stats = [entry for entry in stats if entry.flow is not None and entry.flow.table == table]
     if port is not None:
-        stats = [entry for entry in stats if render.concerns_slot(entry, port.slot)]
+        stats = [entry for entry in stats if render.concerns_port(call.core.policy, port, entry)]
     stats.sort(key=lambda s: (s.flow.table, -s.flow.priority, s.text) if s.flow is not None else (255, 0, s.text))
     return {"flows": render.flows(call.core.policy, stats)}
 

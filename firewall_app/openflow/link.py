@@ -18,9 +18,8 @@ from eventlet.event import Event
 from eventlet.queue import Empty, Full, LightQueue
 from eventlet.semaphore import Semaphore
 
-from ..pipeline.unit import Unit, UnitKey
 from ..policy.errors import Unreachable
-from ..progress import SwitchReport
+from ..progress import SwitchReport, Wanted
 from . import wire
 from .session import Moment, Session
 
@@ -46,7 +45,7 @@ class FlowReading(Protocol):
 class Owner(Protocol):
     """Who is told of switches, and knows what they should hold."""
 
-    def units(self, dpid: str, interfaces: Any) -> tuple[int, dict[UnitKey, Unit]]: ...
+    def units(self, dpid: str, interfaces: Any) -> Wanted: ...
 
     def connected(self, dpid: str, switch: Any) -> None: ...
 
@@ -70,7 +69,14 @@ class Link:
     """A connected switch; what `service.core.Switch` promises."""
 
     def __init__(
-        self, owner: Owner, datapath: Any, tell: FlowReading, *, reply_timeout: float, audit_interval: float
+        self,
+        owner: Owner,
+        datapath: Any,
+        tell: FlowReading,
+        *,
+        reply_timeout: float,
+        audit_interval: float,
+        pickup_grace: int = 0,
     ) -> None:
         self.dpid = f"{datapath.id:016x}"
         self._owner = owner
@@ -92,6 +98,7 @@ class Link:
             ":".join(map(str, datapath.address[:2])),
             reply_timeout=reply_timeout,
             audit_interval=audit_interval,
+            pickup_grace=pickup_grace,
         )
 
     def run(self) -> None:

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from firewall_app.pipeline.flow import (
+    NOT_A_FRAGMENT,
     NX_FRAG_ANY,
     NX_FRAG_LATER,
     Action,
@@ -86,13 +87,15 @@ _WIRE = (
     _Wire("nd_sll", _OXM, 32, 6),
     _Wire("nd_tll", _OXM, 33, 6),
     _Wire("tcp_flags", _EXPERIMENTER, 42, 2),  # in the basic class from OpenFlow 1.5 on only
+    _Wire("reg1", _NXM, 1, 4),
+    _Wire("reg2", _NXM, 2, 4),
+    _Wire("reg3", _NXM, 3, 4),
     _Wire("reg4", _NXM, 4, 4),
     _Wire("reg5", _NXM, 5, 4),
     _Wire("reg6", _NXM, 6, 4),
     _Wire("reg7", _NXM, 7, 4),
     _Wire("ip_frag", _NXM, 26, 1),
     _Wire("ip_ttl", _NXM, 29, 1),
-    _Wire("conj_id", _NXM, 37, 4),
     _Wire("ct_state", _NXM, 105, 4),
     _Wire("ct_zone", _NXM, 106, 2),
     _Wire("ct_mark", _NXM, 107, 4),
@@ -107,6 +110,7 @@ _MASKS = {"ct_state": 0x3F, "tcp_flags": 0x1FF}
 # Fragments are told in two bits, "is one" and "is a later one".  OvS writes its nw_frag=later and =not_later so:
 _LATER = _PLAIN["ip_frag"][0] + bytes([NX_FRAG_ANY | NX_FRAG_LATER])
 _NOT_LATER = _MASKED["ip_frag"][0] + bytes([0, NX_FRAG_LATER])
+_NO_FRAGMENT = _PLAIN["ip_frag"][0] + bytes([0])
 
 
 @lru_cache(maxsize=1 << 16)
@@ -124,8 +128,12 @@ def _term(term: Term) -> bytes:
 
 
 def _fragment(value: int, mask: int | None) -> bytes:
+    if (value, mask) == NOT_A_FRAGMENT:
+        return _NO_FRAGMENT
     if mask != NX_FRAG_LATER:
-        raise ValueError(f"ip_frag={value}/{mask}: fragments are matched as later ones (2/2) or not (0/2)")
+        raise ValueError(
+            f"ip_frag={value}/{mask}: fragments are matched as later ones (2/2) or not (0/2), or none (0/3)"
+        )
     return _LATER if value else _NOT_LATER
 
 
@@ -158,6 +166,8 @@ def decode_match(data: bytes) -> Match:
         value = int.from_bytes(payload[: wire.size], "big")
         if data[offset - len(_LATER) : offset] == _LATER:
             value, masked, payload = NX_FRAG_LATER, True, bytes([NX_FRAG_LATER, NX_FRAG_LATER])
+        if data[offset - len(_NO_FRAGMENT) : offset] == _NO_FRAGMENT:
+            value, masked, payload = 0, True, bytes([0, NOT_A_FRAGMENT[1]])
         fields[wire.name] = (value, int.from_bytes(payload[wire.size :], "big")) if masked else value
     try:
         return match(**fields)
@@ -202,7 +212,7 @@ _CT_ACTION = struct.Struct("!HHIHHIHB3xH")
 
 # Fields that actions name, by the 32 bits of their unmasked header.
 _HEADERS = {
-    name: int.from_bytes(_PLAIN[name][0], "big") for name in ("reg4", "reg5", "reg6", "reg7", "ct_mark", "ct_label")
+    name: int.from_bytes(_PLAIN[name][0], "big") for name in (*(f"reg{n}" for n in range(1, 8)), "ct_mark", "ct_label")
 }
 _NAMES = {header: name for name, header in _HEADERS.items()}
 

@@ -24,9 +24,9 @@ from typing import NamedTuple
 
 from ..pipeline.diff import Desired, Difference, difference
 from ..pipeline.flow import CT_EST, CT_TRK, Flow, match
-from ..pipeline.tables import BY_ID, COOKIE_MASK, DISPATCH, MAGIC, STATE, Kind, cookie_parts
-from ..pipeline.unit import Generation, PortProtection, Unit, UnitKey, next_generation
-from ..progress import SwitchReport, Sync
+from ..pipeline.tables import BY_ID, COOKIE_MASK, DISPATCH, MAGIC, STATE, Kind, asks_no_less, cookie_parts
+from ..pipeline.unit import Generation, PickUp, PortProtection, Unit, UnitKey, next_generation
+from ..progress import SwitchReport, Sync, Wanted
 from . import wire
 
 OLDEST = (2, 8)  # the first Open vSwitch with resubmit(,table,ct)
@@ -34,7 +34,7 @@ FRAGMENTS_NX_MATCH = 3  # OFPC_FRAG_NX_MATCH: a first fragment keeps its ports, 
 RETRY_FIRST, RETRY_MOST = 5.0, 300.0  # seconds until a refused change is tried again
 GENERATION: UnitKey = ("generation", "")
 
-Plan = Callable[[Mapping[int, str]], tuple[int, dict[UnitKey, Unit]]]
+Plan = Callable[[Mapping[int, str]], Wanted]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Session:
 
     def __init__(
         self, dpid: str, version: int, plan: Plan, now: Moment, address: str | None = None, *,
-        reply_timeout: float = 30, audit_interval: float = 300,
+        reply_timeout: float = 30, audit_interval: float = 300, pickup_grace: int = 0,
     ) -> None:  # fmt: skip
         self.dpid = dpid
         self.dead: str | None = None
@@ -84,6 +84,7 @@ class Session:
         self._version = version
         self._plan = plan
         self._reply_timeout, self._audit_interval = reply_timeout, audit_interval
+        self._pickup_grace = pickup_grace
         self._state = State.READING
         self._xid = 0x80000000
         self._bundle = 0
@@ -213,11 +214,12 @@ class Session:
         found, self._reading = self._reading, []
         self.reads += 1
         self.flows_read, self._keep_flows = tuple(found) if self._keep_flows else (), False
-        self._actual = {Key(f.table, f.priority, f.match): Body(f.cookie, f.instructions) for f in found}
+        read = {Key(f.table, f.priority, f.match): Body(f.cookie, f.instructions) for f in found}
+        self._actual = {key: body for key, body in read.items() if not _goes_by_itself(key, body)}
         self._auditing = self.reads > 1
         self._look_at = None
         # A slot's zone is in use while its port is tracked: the flow that sends it there says so.
-        used = (cookie_parts(f.cookie) for f in found if (f.table, f.priority) == (DISPATCH.id, 110))
+        used = (cookie_parts(f.cookie) for f in found if f.table == DISPATCH.id and f.priority in (110, 112))
         self._slots = frozenset(part[1] for part in used if part and part[0] is Kind.PORT)
         self._state = State.IDLE
         return self._compare(now)
@@ -273,7 +275,7 @@ class Session:
     def _compare(self, now: Moment) -> list[bytes]:
         """Sends what makes the switch hold what it should; nothing to send is a confirmation too."""
         self._dirty = False
-        revision, units = self._plan(self._interfaces)
+        revision, units, cut = self._plan(self._interfaces)
         generation = self._desired.unit(GENERATION)
         if not isinstance(generation, Generation):
             generation = Generation(_generation(self._actual) or int(now.wall.timestamp()) & 0x7FFFFFFF or 1)
@@ -283,11 +285,13 @@ class Session:
         # After a reading one cannot know what was there before: what someone took away may have admitted a connection.
         unknown = self._look_at is None and bool(self._actual) and bool(changes)
         wrong = len(changes.delete) + len(changes.put)
-        if unknown or changes.takes_away(_judges):
+        # Every change since the last confirmed one asked to leave live connections alone.
+        kept = cut <= self.report.confirmed < revision
+        if unknown or (not kept and changes.takes_away(_judges, _asks_no_less)):
             touched = self._desired.put(GENERATION, Generation(next_generation(generation.number)))
             changes = difference(self._desired, self._actual, None if look_at is None else look_at | touched)
         self._look_at = set()
-        slots = frozenset(unit.slot for unit in units.values() if isinstance(unit, PortProtection) and unit.protected)
+        slots = frozenset(unit.slot for unit in units.values() if isinstance(unit, PortProtection) and unit.tracked)
         self.report = replace(self.report, interfaces=dict(self._interfaces))
         if not changes:
             self._slots = slots
@@ -314,16 +318,18 @@ class Session:
             out.append(self._add(wire.DELETE_STRICT, key, None))
         for key, body in changes.put:
             out.append(self._add(wire.ADD, key, body))
+        for slot in sorted(slots - self._slots) if self._pickup_grace else ():
+            out += [self._add(wire.ADD, key, body, self._pickup_grace) for key, body in _render(PickUp(slot))]
         out.append(wire.barrier(version, self._ask("a bundle", now)))
         return out
 
-    def _add(self, command: int, key: Key, body: Body | None) -> bytes:
+    def _add(self, command: int, key: Key, body: Body | None, hard_timeout: int = 0) -> bytes:
         xid = self._next_xid()
         self._added[xid] = key
         message = wire.raw_flow_mod(
             self._version, xid, command, key.table, key.priority, match=key.match,
             instructions=body.instructions if body else b"", cookie=body.cookie if body else MAGIC << 48,
-            cookie_mask=0 if body else COOKIE_MASK,
+            cookie_mask=0 if body else COOKIE_MASK, hard_timeout=hard_timeout,
         )  # fmt: skip
         return wire.bundle_add(self._version, self._bundle, message)
 
@@ -412,7 +418,13 @@ class Session:
         return xid
 
 
-def _render(unit: Unit) -> list[tuple[Key, Body]]:
+def _goes_by_itself(key: Key, body: Body) -> bool:
+    """Whether a flow is one that `pickup_grace` made: neither wanted nor in the way."""
+    parts = cookie_parts(body.cookie)
+    return parts is not None and parts[0] is Kind.PICKUP and (key, body) in _render(PickUp(parts[1]))
+
+
+def _render(unit: Unit | PickUp) -> list[tuple[Key, Body]]:
     return [
         (
             Key(flow.table, flow.priority, wire.encode_match(flow.match)),
@@ -426,6 +438,15 @@ def _judges(key: Key) -> bool:
     """Whether a flow's going can forbid something; a table that is not ours any more counts as one that can."""
     table = BY_ID.get(key.table)
     return table is None or table.judges
+
+
+def _asks_no_less(key: Key, old: Body, new: Body) -> bool:
+    if key.table not in BY_ID or not BY_ID[key.table].lists:
+        return False
+    try:
+        return asks_no_less(key.table, *(wire.decode_instructions(body.instructions) for body in (old, new)))
+    except wire.DecodeError:
+        return False  # not a flow of ours: nobody knows what it allowed
 
 
 def _generation(actual: Mapping[Key, Body]) -> int | None:

@@ -108,15 +108,17 @@ def raw_flow_mod(
     instructions: bytes = b"",
     cookie: int = 0,
     cookie_mask: int = 0,
+    hard_timeout: int = 0,
 ) -> bytes:
     """A flow-mod from parts that are bytes already, such as those of a `RawFlow`.
 
-    In a delete, `cookie` and `cookie_mask` limit which flows are meant.
+    In a delete, `cookie` and `cookie_mask` limit which flows are meant.  `hard_timeout`: seconds until the switch
+    takes the flow away by itself; 0 never.
     """
     return (
         _FLOW_MOD_HEAD.pack(
             *(version, _FLOW_MOD, _fits(48 + len(match) + len(instructions)), xid, cookie, cookie_mask),
-            *(table, command, 0, 0, priority, _NO_BUFFER, _ANY, _ANY, 0, 0),
+            *(table, command, 0, hard_timeout, priority, _NO_BUFFER, _ANY, _ANY, 0, 0),
         )
         + match
         + instructions

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from ..policy.model import Network, Port, Rule
+from ..policy.model import Direction, Firewall, Network, Port, PortRules, Rule, TagKey, tag_key
 from ..policy.policy import Policy
-from .unit import Flood, PortGuards, PortProtection, RuleFlows, Static, Unit, UnitKey, Uplinks
+from .tables import OWN_SET, TAG_SET
+from .unit import (
+    AddressSet,
+    FirewallSets,
+    Flood,
+    PortFirewalls,
+    PortGuards,
+    PortProtection,
+    Protection,
+    RuleFlows,
+    SetMembers,
+    Static,
+    Unit,
+    UnitKey,
+    Uplinks,
+    is_plain,
+)
+from .unit_rule import DIRECTIONS
 
 
 @dataclass(frozen=True)
@@ -17,6 +34,7 @@ class Rulings:
 
     default_uplinks: tuple[str, ...] = ()
     closed: bool = False  # whether a droplet behind no firewall is closed instead of open
+    track_open: bool = True  # whether the connections of open droplets are tracked
 
 
 def units(policy: Policy, dpid: str, interfaces: Mapping[int, str], rulings: Rulings) -> dict[UnitKey, Unit]:
@@ -32,30 +50,98 @@ def units(policy: Policy, dpid: str, interfaces: Mapping[int, str], rulings: Rul
         ("uplinks", ""): Uplinks(uplinks),
         ("flood", ""): Flood(tuple(sorted(ofport for _, ofport in here)), uplinks),
     }
-    in_force: dict[int, tuple[str, Rule, list[int]]] = {}  # rule id -> account, rule, slots that it protects
+    in_force: dict[int, Firewall | PortRules] = {}
     for port, ofport in here:
         sets = policy.rule_sets_of(port)
         found["guards", port.id] = PortGuards(port.slot, ofport, port.mac, port.networks)
-        found["protection", port.id] = PortProtection(port.slot, port.mac, bool(sets) or rulings.closed)
-        for rule_set in sets:
-            for rule in rule_set.rules:
-                in_force.setdefault(rule.id, (rule_set.account, rule, []))[2].append(port.slot)
-    for account, rule, slots in in_force.values():
-        networks = peer_networks(policy, account, rule)
-        if networks:
-            found["rule", str(rule.id)] = RuleFlows(
-                rule.id, rule.direction, rule.protocol, rule.ports, networks, tuple(slots)
-            )
+        found["protection", port.id] = PortProtection(port.slot, port.mac, _protection(bool(sets), rulings))
+        in_force |= {rule_set.number: rule_set for rule_set in sets}
+        if sets or rulings.closed:
+            for direction, number in DIRECTIONS.items():
+                asked = tuple(sorted(s.number for s in sets if s.in_direction(direction)))
+                found["rules of", f"{port.id} {direction.value}"] = PortFirewalls(port.slot, number, asked)
+    for rule_set in in_force.values():
+        _add_rules(found, policy, rule_set)
     return found
 
 
+def _protection(behind: bool, rulings: Rulings) -> Protection:
+    if behind or rulings.closed:
+        return Protection.JUDGED
+    return Protection.TRACKED if rulings.track_open else Protection.UNTRACKED
+
+
+def _add_rules(found: dict[UnitKey, Unit], policy: Policy, rule_set: Firewall | PortRules) -> None:
+    """A firewall's rules, the sets that they name, and what it asks of them."""
+    for direction in Direction:
+        asked: dict[AddressSet, None] = {}
+        plain = False
+        for rule in rule_set.in_direction(direction):
+            flows, own_set = rule_units(policy, rule_set, rule)
+            if not (flows.networks or flows.sets):
+                continue
+            found["rule", str(rule.id)] = flows
+            if own_set is not None:
+                found["own set", str(rule.id)] = own_set
+            plain |= bool(flows.networks)
+            asked |= dict.fromkeys(members for members, _ in flows.sets)
+            for key in _tags(policy, rule_set, rule):
+                number = policy.tags[key].number
+                name = "tag", f"{number} {direction.value}"
+                if name not in found:  # of all rules that name it, once
+                    found[name] = SetMembers(AddressSet(TAG_SET, number), direction, tag_networks(policy, key))
+        if plain or asked:
+            found["firewall", f"{rule_set.number} {direction.value}"] = FirewallSets(
+                rule_set.number, direction, plain, tuple(sorted(asked))
+            )
+
+
+def rule_units(policy: Policy, rule_set: Firewall | PortRules, rule: Rule) -> tuple[RuleFlows, SetMembers | None]:
+    """What one rule comes to: its flows, and the set of its own addresses when it needs one."""
+    own = own_networks(policy, rule_set.account, rule)
+    plain = is_plain(own, rule.protocol, rule.ports)
+    own_set = None if plain else SetMembers(AddressSet(OWN_SET, rule.id), rule.direction, own)
+    sets = [] if own_set is None else [(own_set.set, tuple(sorted({network.version for network in own})))]
+    sets += [(AddressSet(TAG_SET, policy.tags[key].number), (4, 6)) for key in _tags(policy, rule_set, rule)]
+    flows = RuleFlows(
+        rule.id, rule_set.number, rule.direction, rule.protocol, rule.ports, own if plain else (), tuple(sets)
+    )
+    return flows, own_set
+
+
+def _tags(policy: Policy, rule_set: Firewall | PortRules, rule: Rule) -> list[TagKey]:
+    """The tags that a rule's peer names, each once."""
+    keys = dict.fromkeys(tag_key(rule_set.account, name) for name in rule.peer.tags)
+    return [key for key in keys if key in policy.tags]
+
+
+def own_networks(policy: Policy, account: str, rule: Rule) -> tuple[Network, ...]:
+    """The addresses that a rule spells out: as written, and those of the droplets that it names one by one."""
+    named = (policy.droplets.get(i) for i in rule.peer.droplet_ids)
+    ids = (droplet.id for droplet in named if droplet is not None and droplet.account == account)
+    return tuple(sorted({*rule.peer.networks, *_networks_of(policy, ids)}))
+
+
+def tag_networks(policy: Policy, key: TagKey) -> tuple[Network, ...]:
+    """The addresses of the droplets that carry a tag now."""
+    return tuple(sorted(_networks_of(policy, policy.tagged.get(key, ()))))
+
+
 def peer_networks(policy: Policy, account: str, rule: Rule) -> tuple[Network, ...]:
-    """The addresses that a rule's peer stands for now: as written, and those of the droplets that it names."""
-    networks = set(rule.peer.networks)
-    for droplet_id in policy.peer_droplets(account, rule):
-        for port_id in policy.ports_of.get(droplet_id, ()):
-            networks.update(policy.ports[port_id].networks)
-    return tuple(sorted(networks))
+    """All addresses that a rule's peer stands for now."""
+    found = set(own_networks(policy, account, rule))
+    for name in rule.peer.tags:
+        found.update(tag_networks(policy, tag_key(account, name)))
+    return tuple(sorted(found))
+
+
+def _networks_of(policy: Policy, droplet_ids: Iterable[int]) -> set[Network]:
+    return {
+        network
+        for droplet_id in droplet_ids
+        for port_id in policy.ports_of.get(droplet_id, ())
+        for network in policy.ports[port_id].networks
+    }
 
 
 def ports_here(policy: Policy, dpid: str, interfaces: Mapping[int, str]) -> list[tuple[Port, int]]:

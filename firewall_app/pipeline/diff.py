@@ -90,14 +90,20 @@ class Difference(Generic[K, B]):
 
     delete: tuple[K, ...]
     put: tuple[tuple[K, B], ...]
-    replaced: tuple[K, ...]  # those of `put` that overwrite another flow
+    replaced: tuple[tuple[K, B, B], ...]  # those of `put` that overwrite another flow: key, old, new
 
     def __bool__(self) -> bool:
         return bool(self.delete or self.put)
 
-    def takes_away(self, judges: Callable[[K], bool]) -> bool:
-        """Whether something may be forbidden now that was allowed, so that live connections must be judged again."""
-        return any(map(judges, self.delete)) or any(map(judges, self.replaced))
+    def takes_away(self, judges: Callable[[K], bool], asks_no_less: Callable[[K, B, B], bool]) -> bool:
+        """Whether something may be forbidden now that was allowed, so that live connections must be judged again.
+
+        `judges`: whether the going of a flow may forbid something; `asks_no_less`: whether one that takes the place of
+        another allows all that it did.
+        """
+        return any(map(judges, self.delete)) or any(
+            judges(key) and not asks_no_less(key, old, new) for key, old, new in self.replaced
+        )
 
 
 def difference(desired: Desired[K, B], actual: Mapping[K, B], keys: Iterable[K] | None = None) -> Difference[K, B]:
@@ -112,5 +118,5 @@ def difference(desired: Desired[K, B], actual: Mapping[K, B], keys: Iterable[K] 
             continue
         put.append((key, want))
         if have is not None:
-            replaced.append(key)
+            replaced.append((key, have, want))
     return Difference(tuple(delete), tuple(put), tuple(replaced))

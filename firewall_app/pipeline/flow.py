@@ -16,7 +16,7 @@ from typing import NamedTuple
 import netaddr
 
 # EtherTypes and IP protocols by the names that the text form gives them.
-ETH_IP, ETH_ARP, ETH_IPV6 = 0x0800, 0x0806, 0x86DD
+ETH_IP, ETH_ARP, ETH_RARP, ETH_IPV6 = 0x0800, 0x0806, 0x8035, 0x86DD
 IP_ICMP, IP_TCP, IP_UDP, IP_ICMP6 = 1, 6, 17, 58
 
 # ct_state bits, ovs-fields(7)
@@ -25,6 +25,7 @@ _CT_NAMES = {CT_NEW: "new", CT_EST: "est", CT_REL: "rel", CT_RPL: "rpl", CT_INV:
 _TCP_FLAGS = ("fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr", "ns")
 
 NX_FRAG_ANY, NX_FRAG_LATER = 1, 2
+NOT_A_FRAGMENT = 0, NX_FRAG_ANY | NX_FRAG_LATER
 
 ALL_PORTS_MASK = 0xFFFF
 
@@ -41,7 +42,7 @@ class Field(NamedTuple):
     maskable: bool = True
 
 
-_IP4, _IP6, _ARP = frozenset({ETH_IP}), frozenset({ETH_IPV6}), frozenset({ETH_ARP})
+_IP4, _IP6, _ARP = frozenset({ETH_IP}), frozenset({ETH_IPV6}), frozenset({ETH_ARP, ETH_RARP})
 _IP = _IP4 | _IP6
 _TCP, _UDP = frozenset({IP_TCP}), frozenset({IP_UDP})
 _ICMP, _ICMP6 = frozenset({IP_ICMP}), frozenset({IP_ICMP6})
@@ -50,7 +51,6 @@ _ICMP, _ICMP6 = frozenset({IP_ICMP}), frozenset({IP_ICMP6})
 FIELDS = {
     f.name: f
     for f in (
-        Field("conj_id", 32, "dec", maskable=False),
         Field("in_port", 32, "dec", maskable=False),
         Field("eth_src", 48, "mac"),
         Field("eth_dst", 48, "mac"),
@@ -80,6 +80,9 @@ FIELDS = {
         Field("arp_tpa", 32, "ip", _ARP),
         Field("arp_sha", 48, "mac", _ARP),
         Field("arp_tha", 48, "mac", _ARP),
+        Field("reg1", 32, "hex"),
+        Field("reg2", 32, "hex"),
+        Field("reg3", 32, "hex"),
         Field("reg4", 32, "hex"),
         Field("reg5", 32, "hex"),
         Field("reg6", 32, "hex"),
@@ -99,7 +102,7 @@ _TEXT_NAMES = {
     "icmpv6_type": "icmp_type", "icmpv6_code": "icmp_code", "ip_frag": "nw_frag",
 }  # fmt: skip
 _SHORTHAND = {
-    (ETH_IP, None): "ip", (ETH_IPV6, None): "ipv6", (ETH_ARP, None): "arp",
+    (ETH_IP, None): "ip", (ETH_IPV6, None): "ipv6", (ETH_ARP, None): "arp", (ETH_RARP, None): "rarp",
     (ETH_IP, IP_TCP): "tcp", (ETH_IP, IP_UDP): "udp", (ETH_IP, IP_ICMP): "icmp",
     (ETH_IPV6, IP_TCP): "tcp6", (ETH_IPV6, IP_UDP): "udp6", (ETH_IPV6, IP_ICMP6): "icmp6",
 }  # fmt: skip
@@ -204,7 +207,13 @@ def _term_text(term: Term) -> str:
             )
             return f"tcp_flags={flags}"
         case "frag":
-            return "nw_frag=later" if value & NX_FRAG_LATER else "nw_frag=not_later"
+            return (
+                "nw_frag=later"
+                if value
+                else "nw_frag=no"
+                if mask == NX_FRAG_ANY | NX_FRAG_LATER
+                else "nw_frag=not_later"
+            )
         case "mac":
             return f"{name}={_mac(value)}" + (f"/{_mac(mask)}" if mask is not None else "")
         case "ip" | "ip6":
@@ -229,7 +238,7 @@ def _term_text(term: Term) -> str:
 class Bits(NamedTuple):
     """Bits `first` to `last` of a register or of another field that actions may write."""
 
-    name: str  # reg4..reg7, ct_mark, ct_label
+    name: str  # reg1..reg7, ct_mark, ct_label
     first: int
     last: int
 

@@ -40,20 +40,25 @@ twice, once on its way out of the sender and once on its way into the receiver, 
           +-------------+       +-----------------+------------------+
           |                                       |
           |                        +--------------v---------------+
-          |   behind no firewall   |  whose half is this?         |  c1
-          +<-----------------------+  zone of the droplet port    |
+          |                        |  whose half is this?         |  c1
+          |                        |  zone of the droplet port    |
           |                        +--------------+---------------+
           |                                       | ct(zone)
           |                        +--------------v---------------+
-          |   judged already at    |  known connection?           |  c2
+          |   judged already at    |  known connection?           |  c2   behind no firewall: to c4
           +<-----------------------+  of the present generation?  |
           |   this generation      +--------------+---------------+
           |                                       | no: under the tuple of its first packet
           |                        +--------------v---------------+
-          |                        |  does a rule allow it?       |  c3   no: dropped, counted
+          |                        |  which firewalls is it       |  c3
+          |                        |  behind?  for each of them:  |
+          |                        |   which sets do its rules    |  c3s
+          |                        |   name?  for each of them:   |
+          |                        |    is the peer a member?     |  c3p
+          |                        |    does a rule allow it?     |  c3r
           |                        +--------------+---------------+
           |                        +--------------v---------------+
-          |                        |  commit: generation, rule id |  c4
+          |                        |  commit: generation, rule id |  c4   no rule: dropped, counted
           |                        +--------------+---------------+
           |                                       |
         +-v---------------------------------------v-+
@@ -66,6 +71,13 @@ as that is the present one its packets pass in c2 without being judged again. A 
 raises the generation in the same bundle, so the next packet of every connection, in either direction, is judged
 again, by the rules of the side that opened it: one that is still allowed is marked anew and loses nothing; one that
 no rule allows any more stops. Nothing is flushed and no connection is looked for.
+
+**Sums, not products.** A port's flow in c3 lists the firewalls that it is behind; a firewall's flow in c3s lists the
+address sets that its rules name; each address of a set is one flow in c3p, and each port mask of a rule one in c3r. So
+droplets, addresses and rules add up and never multiply. An address that joins a tag is one flow for the direction in
+which rules name the tag as a source and one for that in which they name it as a destination, however many rules and
+droplets there are. A rule of few addresses needs no set: it is spelled out in c3r. Every rule has flows of its own
+there, so their counters say what it admitted.
 """
 
 
@@ -85,7 +97,7 @@ def _lines() -> Iterator[str]:
 
 Bits 63 to 48 are `{MAGIC:#x}` in every flow of ours; only such flows are ever read, changed or deleted
 (mask `{COOKIE_MASK:#x}`). Bits 47 to 40 say what a flow comes from, 39 to 32 are the layout version ({LAYOUT}),
-31 to 0 a slot or a rule id.
+31 to 0 what is said below.
 
 | kind | number | comes from |
 |---|---|---|"""
@@ -93,6 +105,13 @@ Bits 63 to 48 are `{MAGIC:#x}` in every flow of ours; only such flows are ever r
         (Kind.STATIC, "the pipeline itself"),
         (Kind.PORT, "a droplet port; low bits: its slot"),
         (Kind.RULE, "a rule; low bits: the rule's id"),
+        (Kind.FIREWALL, "what a firewall asks; low bits: its number"),
+        (Kind.TAG, "an address of a droplet with a tag; low bits: the tag's number"),
+        (
+            Kind.PICKUP,
+            "lets a droplet go on in the middle of TCP connections, `pickup_grace` seconds; low bits: its slot",
+        ),
+        (Kind.SYSTEM, "what always passes a droplet port (ARP, ND, DHCP); low bits: its slot"),
         (Kind.DROP, "a drop counted for one port; low bits: its slot"),
     ):
         yield f"| {kind.name.lower()} | {kind.value} | {text} |"
@@ -108,7 +127,7 @@ def _table(table: Table) -> Iterator[str]:
     yield f"{table.purpose}\n"
     yield f"- may match: {', '.join(f'`{name}`' for name in sorted(table.may_match))}"
     yield f"- may write: {', '.join(f'`{name}`' for name in sorted(table.may_write)) or 'nothing'}"
-    yield f"- goes to: {', '.join(by_id[i] for i in sorted(table.goes_to))}"
+    yield f"- goes to: {', '.join(by_id[i] for i in sorted(table.goes_to)) or 'no table'}"
     yield f"- what matches nothing: {table.miss}\n"
 
 
@@ -116,9 +135,10 @@ def example() -> tuple[Policy, dict[UnitKey, Unit]]:
     """The policy on the page, and its units: `web` behind a firewall with one rule, `db` behind none."""
     draft = Policy().edit()
     draft.put(Hypervisor(DPID, "hv-1", ("eth0",)))
-    draft.put(Tag("default", "web"))
+    for tag in ("web", "db"):
+        draft.put(Tag("default", tag))
     draft.put(Droplet(101, name="web", tags=("web",)))
-    draft.put(Droplet(102, name="db"))
+    draft.put(Droplet(102, name="db", tags=("db",)))
     for number in (1, 2):
         addresses = (f"1.1.1.{number}",) if number == 2 else ("1.1.1.1", "2001:db8::1")
         draft.put(
@@ -128,7 +148,7 @@ def example() -> tuple[Policy, dict[UnitKey, Unit]]:
             )
         )  # fmt: skip
     rule = Rule(
-        Direction.INBOUND, Protocol.TCP, PortRange(443, 443), Peer(("1.1.2.0/24",), droplet_ids=(102,)),
+        Direction.INBOUND, Protocol.TCP, PortRange(443, 443), Peer(("1.1.2.0/24",), tags=("db",)),
         draft.new_rule_id(),
     )  # fmt: skip
     draft.put(Firewall("6b6e0e2e-55b5-4d0b-9d7e-0d5a4a3c0001", "default", "web-fw", (rule,), (), (), ("web",)))
@@ -143,9 +163,9 @@ def _example() -> Iterator[str]:
     yield """## An example, flow by flow
 
 A hypervisor with the uplink `eth0` (port 1) and two droplets: 101 with the tag `web` on `tap1` (port 2), behind a
-firewall on that tag with the one rule *inbound tcp 443 from 1.1.2.0/24 and droplet 102*; and 102 on `tap2` (port 3),
-behind none. The flows come from units, each compiled from its own few values; a change recompiles only units whose
-values differ. Every line is what `ovs-ofctl add-flow` reads.
+firewall on that tag with the one rule *inbound tcp 443 from 1.1.2.0/24 and the tag `db`*; and 102, with that tag, on
+`tap2` (port 3), behind none. The flows come from units, each compiled from its own few values; a change recompiles only
+units whose values differ. Every line is what `ovs-ofctl add-flow` reads.
 """
     for name in sorted(found, key=_order):
         unit = found[name]
@@ -166,5 +186,5 @@ def _value(value: object) -> str:
 
 
 def _order(name: UnitKey) -> tuple[int, str]:
-    kinds = ["static", "generation", "uplinks", "flood", "guards", "protection", "rule"]
+    kinds = ["static", "generation", "uplinks", "flood", "guards", "protection", "rules of", "firewall", "tag", "rule"]
     return kinds.index(name[0]), name[1]

@@ -266,6 +266,7 @@ class Tag:
 
     account: str
     name: str
+    number: int = field(default=0, compare=False)  # its 32-bit name inside switches; given with the first `Draft.put`
 
     def __post_init__(self) -> None:
         _must(_TAG, self.name, "a tag: 1 to 255 letters, digits, '_', '-', ':'")
@@ -348,6 +349,7 @@ class RuleSet:
     """What firewalls and port rule sets have in common: rules of both directions, and the account of their names."""
 
     account: str
+    number: int  # its 32-bit name inside switches; given with the first `Draft.put`
     inbound_rules: tuple[Rule, ...]
     outbound_rules: tuple[Rule, ...]
 
@@ -371,6 +373,7 @@ class Firewall(RuleSet):
     droplet_ids: tuple[int, ...] = ()
     tags: tuple[str, ...] = ()
     created_at: datetime | None = field(default=None, compare=False)
+    number: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         _must(
@@ -392,6 +395,7 @@ class PortRules(RuleSet):
     account: str
     inbound_rules: tuple[Rule, ...] = ()
     outbound_rules: tuple[Rule, ...] = ()
+    number: int = field(default=0, compare=False)
 
 
 Entity = Hypervisor | Tag | Droplet | Port | Firewall | PortRules

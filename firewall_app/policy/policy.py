@@ -13,7 +13,7 @@ drafts (`service.py`), not here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from .model import (
@@ -54,7 +54,7 @@ class Change:
 class Counters:
     """Numbers that are given out once and never go back."""
 
-    rule: int = 0  # the last rule id given
+    rule: int = 0  # the last one given to a rule, a rule set or a tag
     slot: int = 0  # the last slot given
 
 
@@ -248,8 +248,12 @@ class Draft:
     # ---- writing
 
     def put(self, entity: Entity) -> None:
-        """Adds an entity, or replaces the one with its key."""
-        self._write(_table_of(entity), key_of(entity), entity)
+        """Adds an entity, or replaces the one with its key.  Rule sets and tags get their number here, or keep it."""
+        table, key = _table_of(entity), key_of(entity)
+        if isinstance(entity, Firewall | PortRules | Tag) and not entity.number:
+            old = self._copies.get(table, getattr(self._base, table)).get(key)
+            entity = replace(entity, number=old.number if old is not None else self.new_rule_id())
+        self._write(table, key, entity)
 
     def drop(self, entity: Entity) -> None:
         """Removes an entity, if it is there."""
@@ -351,9 +355,11 @@ def _apart(entity: Entity | None) -> tuple[object, ...]:
     """What entities carry beside their content: when they were made, slots, ids of rules."""
     match entity:
         case Firewall():
-            return entity.created_at, *(rule.id for rule in entity.rules)
+            return entity.created_at, entity.number, *(rule.id for rule in entity.rules)
         case PortRules():
-            return tuple(rule.id for rule in entity.rules)
+            return entity.number, *(rule.id for rule in entity.rules)
+        case Tag():
+            return (entity.number,)
         case Port():
             return entity.created_at, entity.slot
         case Hypervisor() | Droplet():

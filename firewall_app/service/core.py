@@ -16,10 +16,9 @@ from typing import Generic, Protocol, TypeVar
 
 from ..pipeline.compile import Rulings, units
 from ..pipeline.flow import Flow
-from ..pipeline.unit import Unit, UnitKey
 from ..policy.errors import NotFound, StoreError, Unreachable
 from ..policy.policy import Change, Counters, Draft, Policy
-from ..progress import Progress, SwitchReport, Sync
+from ..progress import Progress, SwitchReport, Sync, Wanted
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -124,11 +123,23 @@ class Core:
         self._writing = runtime.lock()
         self._storing = runtime.lock()  # a store has one connection, and serves one caller at a time
         self._switches: dict[str, Switch] = {}
+        self._cuts: dict[str, int] = {}  # hypervisor -> the newest revision that cuts live connections there
+        self._cut_all = revision  # ... of those that no change concerned yet
 
     # ---- changing the policy
 
+    def keeping(self) -> Core:
+        """This core, for a caller whose writes leave live connections alone (`Prefer: keep-established`)."""
+        return _Keeping(self)
+
     def write(self, edit: Callable[[Draft], T]) -> Written[T]:
-        """Drafts, commits and puts in force.  What `edit` raises leaves everything as it was."""
+        """Drafts, commits and puts in force.  What `edit` raises leaves everything as it was.
+
+        Connections that live by what the write takes away are cut, on every switch as it follows.
+        """
+        return self._write(edit, cuts=True)
+
+    def _write(self, edit: Callable[[Draft], T], cuts: bool) -> Written[T]:
         with self._writing:
             draft = self.policy.edit()
             value = edit(draft)
@@ -146,6 +157,8 @@ class Core:
             concerned: frozenset[str] = frozenset().union(*(before.concerned(c) | after.concerned(c) for c in touched))
             hosts = frozenset(dpid for dpid in concerned if dpid in after.hypervisors or dpid in self._switches)
             if changes:
+                if cuts:
+                    self._cuts.update(dict.fromkeys(hosts, revision))  # before the policy: see `units`
                 self.policy = after
                 self.revision = revision  # after the policy: see `units`
                 self.progress.changed(before, after, changes, hosts, revision)
@@ -165,6 +178,8 @@ class Core:
         except StoreError:
             return  # the store is away; what is in force stays in force
         if revision != self.revision:
+            self._cuts.clear()
+            self._cut_all = revision
             self.policy = policy
             self.revision = revision
             self.progress.restarted(revision)
@@ -182,13 +197,15 @@ class Core:
 
     # ---- switches
 
-    def units(self, dpid: str, interfaces: Mapping[int, str]) -> tuple[int, dict[UnitKey, Unit]]:
+    def units(self, dpid: str, interfaces: Mapping[int, str]) -> Wanted:
         """What a switch with these interfaces should hold now, and a revision of which that is true.
 
-        May be called from any thread: the revision is read before the policy, and written after it.
+        May be called from any thread: the revision is read before the policy, and written after it; what cuts live
+        connections is read after it, and written before.
         """
         revision = self.revision
-        return revision, units(self.policy, dpid, interfaces, self.rulings)
+        found = units(self.policy, dpid, interfaces, self.rulings)
+        return Wanted(revision, found, self._cuts.get(dpid, self._cut_all))
 
     def connected(self, dpid: str, switch: Switch) -> None:
         """A switch came; an older connection of the same datapath id is closed."""
@@ -233,3 +250,13 @@ class Core:
             if dpid in self.policy.hypervisors and report.connected and report.sync is not Sync.IN_SYNC:
                 problems.append(f"hypervisor {dpid}: {report.sync.value}")
         return problems
+
+
+class _Keeping(Core):
+    """A core in all but one respect; it has no state of its own."""
+
+    def __init__(self, core: Core) -> None:
+        self.__dict__ = core.__dict__
+
+    def write(self, edit: Callable[[Draft], T]) -> Written[T]:
+        return self._write(edit, cuts=False)

@@ -67,7 +67,7 @@ def row_of(entity: Entity) -> dict[str, Any]:
                 "created_at": moment(entity.created_at),
             }
         case Tag():
-            return {"account": entity.account, "key": entity.key[1], "name": entity.name}
+            return {"account": entity.account, "key": entity.key[1], "name": entity.name, "number": entity.number}
         case Droplet():
             return {
                 "id": entity.id,
@@ -96,9 +96,10 @@ def row_of(entity: Entity) -> dict[str, Any]:
                 "droplet_ids": _json(entity.droplet_ids),
                 "tags": _json(entity.tags),
                 "created_at": moment(entity.created_at),
+                "number": entity.number,
             }
         case PortRules():
-            return {"port_id": entity.port_id, "account": entity.account}
+            return {"port_id": entity.port_id, "account": entity.account, "number": entity.number}
 
 
 def rule_row(owner: Firewall | PortRules, rule: Rule, position: int) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def hypervisor(row: Row) -> Hypervisor:
 
 
 def tag(row: Row) -> Tag:
-    found = Tag(account=_text(row, "account"), name=_text(row, "name"))
+    found = Tag(_text(row, "account"), _text(row, "name"), _given(row))
     if row["key"] != found.key[1]:
         raise ValueError(f"key {row['key']!r} does not belong to name {found.name!r}")
     return found
@@ -194,12 +195,13 @@ def firewall(row: Row, rules: Iterable[Rule]) -> Firewall:
         droplet_ids=_numbers(row, "droplet_ids"),
         tags=_texts(row, "tags"),
         created_at=_when(row, "created_at"),
+        number=_given(row),
     )
 
 
 def port_rules(row: Row, rules: Iterable[Rule]) -> PortRules:
     inbound, outbound = _split(rules)
-    return PortRules(_text(row, "port_id"), _text(row, "account"), inbound, outbound)
+    return PortRules(_text(row, "port_id"), _text(row, "account"), inbound, outbound, _given(row))
 
 
 def rule(row: Row) -> Rule:
@@ -255,6 +257,14 @@ def number(row: Row, name: str) -> int:
     if type(value) is not int:
         raise ValueError(f"{name} is {value!r}, not a number")
     return value
+
+
+def _given(row: Row) -> int:
+    """The number inside switches; 0 would be taken for a new one."""
+    found = number(row, "number")
+    if not 1 <= found <= 0xFFFFFFFF:
+        raise ValueError(f"number is {found}, which was never given out")
+    return found
 
 
 def _when(row: Row, name: str) -> datetime | None:

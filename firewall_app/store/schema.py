@@ -33,7 +33,8 @@ metadata = MetaData(
     }
 )
 
-# "revision": commits so far; "rule", "slot": the last one given out (policy.Counters)
+# "revision": commits so far; "rule", "slot": the last one given out (policy.Counters).  Numbers of tags, firewalls and
+# port rule sets are given out with those of rules, so that no two of them have one.
 counters = Table(
     "counters",
     metadata,
@@ -56,6 +57,7 @@ tags = Table(
     Column("account", Text, primary_key=True),
     Column("key", Text, primary_key=True),
     Column("name", Text, nullable=False),
+    Column("number", Number),
 )
 
 droplets = Table(
@@ -93,6 +95,7 @@ firewalls = Table(
     Column("droplet_ids", Text, nullable=False),
     Column("tags", Text, nullable=False),
     Column("created_at", Text),
+    Column("number", Number),
     UniqueConstraint("account", "name"),
 )
 
@@ -101,6 +104,7 @@ port_rule_sets = Table(
     metadata,
     Column("port_id", Text, ForeignKey("ports.id"), primary_key=True),
     Column("account", Text, nullable=False),
+    Column("number", Number),
 )
 
 # Order within a direction is that of `position`, which may have gaps.

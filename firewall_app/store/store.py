@@ -20,8 +20,8 @@ from typing import TypeVar
 from sqlalchemy import Connection, Table, bindparam, select
 
 from ..policy.errors import NotFound, StoreError
-from ..policy.model import Entity, Firewall, Port, PortRules, Rule
-from ..policy.policy import Change, Counters, Policy
+from ..policy.model import Entity, Firewall, Port, PortRules, Rule, Tag
+from ..policy.policy import Change, Counters, Policy, key_of
 from . import codec, schema
 from .codec import Row, Token
 from .database import Database, told
@@ -160,7 +160,20 @@ def _entities(connection: Connection, last_rule_id: int) -> list[Entity]:
     ]
     for left in rules.values():
         raise StoreError(f"table rules, id {left[0].id}: its firewall or port does not exist")
+    _distinct(entities, last_rule_id)
     return entities
+
+
+def _distinct(entities: Iterable[Entity], last: int) -> None:
+    """Switches know rule sets and tags by number: two with one number would be one to them."""
+    seen: dict[int, Entity] = {}
+    for entity in entities:
+        if isinstance(entity, Firewall | PortRules | Tag):
+            other = seen.setdefault(entity.number, entity)
+            if other is not entity:
+                raise StoreError(f"{key_of(other)!r} and {key_of(entity)!r} have one number, {entity.number}")
+            if entity.number > last:
+                raise StoreError(f"{key_of(entity)!r} has the number {entity.number}; the last one given is {last}")
 
 
 def _rules(connection: Connection, last_rule_id: int) -> dict[tuple[str | None, str | None], list[Rule]]:
