@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 import netaddr
 
 from ..pipeline.compile import peer_networks, rule_units
-from ..pipeline.flow import texts
+from ..pipeline.flow import Flow, texts
 from ..pipeline.tables import Kind, cookie_parts
+from ..pipeline.unit import PortGuards, SystemRule
 from ..policy.model import Direction, Droplet, Firewall, Port, PortRules, Rule, Tag, network, tag_key
 from ..policy.policy import Policy
 from ..progress import SwitchReport
@@ -204,16 +205,35 @@ def port(view: PortView) -> Json:
     }
 
 
-def port_rules(policy: Policy, port_id: str, own: PortRules) -> Json:
+def port_rules(policy: Policy, view: PortView, own: PortRules) -> Json:
     """The port's own rules, in the shape in which they are written, and all that applies to it, resolved."""
-    found = policy.ports[port_id]
+    found = view.port
+    port_id = found.id
     return {
         "port_id": port_id,
         "own": port_id in policy.port_rules,
         "inbound_rules": rules(own.inbound_rules),
         "outbound_rules": rules(own.outbound_rules),
         "rules": [_resolved(policy, owner, value) for owner in policy.rule_sets_of(found) for value in owner.rules],
+        "system_rules": _system_rules(view),
     }
+
+
+def _system_rules(view: PortView) -> list[Json]:
+    """What always passes the port, with the flows that let it; none before its switch port is there."""
+    port = view.port
+    flows: dict[SystemRule, list[Flow]] = {}
+    for rule, flow in PortGuards(port.slot, view.number or 0, port.mac, port.networks).system():
+        flows.setdefault(rule, []).append(flow)
+    return [
+        {
+            "name": rule.name,
+            "direction": rule.direction.value,
+            "text": rule.text,
+            "flows": texts(found) if view.number is not None else [],
+        }
+        for rule, found in flows.items()
+    ]
 
 
 def _resolved(policy: Policy, owner: Firewall | PortRules, value: Rule) -> Json:

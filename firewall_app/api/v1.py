@@ -140,7 +140,8 @@ def _port(call: Call, port: Port) -> render.Json:
 
 def get_port_rules(call: Call, port_id: str) -> object:
     policy = call.core.policy
-    return render.port_rules(policy, port_id, hypervisors.rules_of_port(policy, port_id))
+    own = hypervisors.rules_of_port(policy, port_id)
+    return render.port_rules(policy, hypervisors.port_view(call.core, policy.ports[port_id]), own)
 
 
 def put_port_rules(call: Call, port_id: str) -> object:

@@ -54,7 +54,7 @@ from .tables import (
     Kind,
     cookie,
 )
-from .values import IP_VERSIONS, MULTICAST, NA, ND_TTL, NS, RA, TCP_SYN, UNTAGGED, state
+from .values import IP_VERSIONS, MLD_QUERY, MLD_TTL, MULTICAST, NA, ND_TTL, NS, RA, TCP_SYN, UNTAGGED, state
 
 JUDGED = 0, NO_RULES  # of DIRECTION: by the rules of either direction
 
@@ -201,15 +201,16 @@ class Flood:
         everywhere = droplets + tuple(Output(ofport) for ofport in self.uplink_ofports)
         if not droplets:
             return
+        # Router solicitations and listener reports are for the uplinks alone: no droplet is a router.
         for half, types, actions in (
-            (FROM_DROPLET, (NS, NA), everywhere),  # a router solicitation is for the uplinks: no droplet is a router
-            (TO_DROPLET, (RA, NS, NA), droplets),
+            (FROM_DROPLET, {NS: ND_TTL, NA: ND_TTL}, everywhere),
+            (TO_DROPLET, {RA: ND_TTL, NS: ND_TTL, NA: ND_TTL, MLD_QUERY: MLD_TTL}, droplets),
         ):
             yield OUTPUT.flow(106, match(reg7=half, eth_dst=MULTICAST, eth_type=ETH_ARP), *actions, cookie=static)
-            for icmp_type in types:
+            for icmp_type, ttl in types.items():
                 yield OUTPUT.flow(
                     106,
-                    match(reg7=half, eth_dst=MULTICAST, eth_type=ETH_IPV6, ip_proto=IP_ICMP6, ip_ttl=ND_TTL,
+                    match(reg7=half, eth_dst=MULTICAST, eth_type=ETH_IPV6, ip_proto=IP_ICMP6, ip_ttl=ttl,
                           icmpv6_type=icmp_type, icmpv6_code=0),
                     *actions, cookie=static,
                 )  # fmt: skip

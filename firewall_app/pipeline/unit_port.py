@@ -51,7 +51,24 @@ from .tables import (
     Kind,
     cookie,
 )
-from .values import IP_VERSIONS, NA, ND_TTL, NS, RA, RARP_ANNOUNCES, REDIRECT, RS, TCP_SYN, UNTAGGED, eth_type, state
+from .values import (
+    IP_VERSIONS,
+    MLD2_REPORT,
+    MLD_DONE,
+    MLD_REPORT,
+    MLD_TTL,
+    NA,
+    ND_TTL,
+    NS,
+    RA,
+    RARP_ANNOUNCES,
+    REDIRECT,
+    RS,
+    TCP_SYN,
+    UNTAGGED,
+    eth_type,
+    state,
+)
 
 LINK_LOCAL = Network(6, 0xFE80 << 112, 10)
 
@@ -75,6 +92,9 @@ ND_OUT = SystemRule(
 )  # fmt: skip
 ND_IN = SystemRule(
     "neighbour-discovery", _IN, "ICMPv6 neighbour solicitations and advertisements, and router advertisements"
+)
+MLD_OUT = SystemRule(
+    "multicast-listener-discovery", _OUT, "ICMPv6 multicast listener reports, without which snooping switches lose IPv6"
 )
 DHCP_OUT = SystemRule("dhcp-client", _OUT, "requests of a DHCP client: UDP 68 to 67, and UDP 546 to 547 over IPv6")
 DHCP_IN = SystemRule("dhcp-client", _IN, "answers to a DHCP client: UDP 67 to 68, and UDP 547 to 546 over IPv6")
@@ -152,11 +172,15 @@ class PortGuards:
             "eth_type": ETH_IPV6, "ip_proto": IP_ICMP6, "ip_ttl": ND_TTL, "icmpv6_code": 0, "ip_frag": NOT_A_FRAGMENT
         }  # fmt: skip
         yield ND_OUT, {**nd, "icmpv6_type": RS, "ipv6_src": 0}
+        mld: dict[str, Value] = {**nd, "ip_ttl": MLD_TTL}
+        yield MLD_OUT, {**mld, "icmpv6_type": MLD2_REPORT, "ipv6_src": 0}
         for network in self.networks:
             value = (network.value, network.mask)
             if network.overlaps(LINK_LOCAL):
                 yield ND_OUT, {**nd, "icmpv6_type": RS, "ipv6_src": value}
                 yield DHCP_OUT, {**dhcp6, "ipv6_src": value}
+                for kind in (MLD_REPORT, MLD_DONE, MLD2_REPORT):
+                    yield MLD_OUT, {**mld, "icmpv6_type": kind, "ipv6_src": value}
             if network.version == 4:
                 yield ARP_OUT, {"eth_type": ETH_ARP, "arp_sha": mac, "arp_spa": value}
                 yield DHCP_OUT, {**dhcp4, "ipv4_src": value}

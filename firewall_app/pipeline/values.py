@@ -9,6 +9,8 @@ MULTICAST = 1 << 40, 1 << 40  # the group bit of a MAC
 UNTAGGED = 0  # vlan_vid: neither a VLAN id nor the bit that says there is a tag
 ND_TTL = 255  # RFC 4861: a smaller hop limit means that the packet crossed a router
 RS, RA, NS, NA, REDIRECT = 133, 134, 135, 136, 137
+MLD_TTL = 1  # RFC 2710: multicast listener discovery stays on its link
+MLD_QUERY, MLD_REPORT, MLD_DONE, MLD2_REPORT = 130, 131, 132, 143
 RARP_ANNOUNCES = 3  # RFC 903 "request reverse", which hosts send for a machine that moved to them
 TCP_SYN = 0x002
 
