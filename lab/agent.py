@@ -405,11 +405,17 @@ class Agent:
         self.captures[capture] = begun
         self.loop.add_reader(opened, begun.receive)
 
-    async def do_captured(self, capture: str, seconds: float = 0, count: int = 0, end: bool = True) -> list[str]:
-        """The frames so far, in hex; waits `seconds`, less when `count` have come."""
+    async def do_captured(
+        self, capture: str, seconds: float = 0, count: int = 0, end: bool = True, until: str = ""
+    ) -> list[str]:
+        """The frames so far, in hex; waits `seconds`, less when `count` have come or one with the bytes `until`."""
         found = self.captures[capture]
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0 and not 0 < count <= len(found.frames):
+
+        def complete() -> bool:
+            return 0 < count <= len(found.frames) or (bool(until) and any(until in frame for frame in found.frames))
+
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and not complete():
             found.arrived.clear()
             try:
                 await asyncio.wait_for(found.arrived.wait(), left)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from firewall_app.policy.decide import Packet, Verdict, decide
@@ -94,8 +95,8 @@ class Cloud:
 
         OvS confirms a change when its tables have it; packets that follow a cached decision are caught up with after.
         """
-        for host in self.lab.hypervisors.values():
-            host.ovs.appctl("revalidator/wait")
+        with ThreadPoolExecutor() as hosts:
+            list(hosts.map(lambda host: host.ovs.appctl("revalidator/wait"), self.lab.hypervisors.values()))
 
     # ---- meaning
 

@@ -129,6 +129,8 @@ class PrivateOvs:
 
         wait_until("the socket of ovsdb-server", up)
         self.vsctl("--no-wait", "init")
+        # How long a cached decision may rest before it is looked at again: whoever waits for that waits less.
+        self.vsctl("--no-wait", "set", "Open_vSwitch", ".", "other_config:max-revalidator=100")
 
     def _daemon(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         inside = ["ip", "netns", "exec", self.netns] if self.netns else []

@@ -206,7 +206,7 @@ def test_T050_an_address_that_joins_a_tag_is_one_flow_for_each_direction(net: Ne
 
 
 @pytest.mark.parametrize(("number", "following"), [(0, 1), (1, 2), (0x7FFFFFFE, 0x7FFFFFFF), (0x7FFFFFFF, 1)])
-def test_generations_go_round_and_are_never_0(number: int, following: int) -> None:
+def test_T114_generations_go_round_and_are_never_0(number: int, following: int) -> None:
     assert next_generation(number) == following
     assert list(Generation(following).flows())
 

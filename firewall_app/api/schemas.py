@@ -251,6 +251,7 @@ class FirewallBody(RulesBody):
 class PortRulesBody(RulesBody):
     port_id: ReadOnly
     own: ReadOnly
+    system_rules: ReadOnly
     rules: ReadOnly
 
 
