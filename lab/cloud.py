@@ -12,21 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from firewall_app.policy.decide import Packet, Verdict, decide
-from firewall_app.policy.model import (
-    Direction,
-    Droplet,
-    Firewall,
-    Hypervisor,
-    Peer,
-    Port,
-    PortRange,
-    PortRules,
-    Protocol,
-    Rule,
-    Tag,
-    address,
-)
+from firewall_app.policy.model import Protocol, address
 from firewall_app.policy.policy import Policy
+from firewall_app.remote import read
 
 from .controller import Answer, Controller
 from .network import Lab
@@ -102,49 +90,7 @@ class Cloud:
 
     def policy(self) -> Policy:
         """The policy as REST tells it."""
-        draft = Policy().edit()
-        for h in self._list("/v1/hypervisors"):
-            draft.put(Hypervisor(h["dpid"], h.get("name") or "", tuple(h.get("uplinks") or ())))
-        for d in self._list("/v1/droplets"):
-            for tag in d["tags"]:
-                draft.put(Tag(d["account"], tag))
-            draft.put(Droplet(d["id"], d["account"], d["name"], tuple(d["tags"])))
-        for p in self._list("/v1/ports"):
-            port = Port(
-                p["id"], p["droplet_id"], p["hypervisor"], p["interface"], None, p["mac"], tuple(p["addresses"]),
-                slot=draft.new_slot(),
-            )  # fmt: skip
-            draft.put(port)
-            own = self._own_rules(p["id"])
-            if own is not None:
-                draft.put(own)
-        for f in self._list("/v2/firewalls"):
-            draft.put(
-                Firewall(
-                    f["id"], "default", f["name"],
-                    tuple(_rule(Direction.INBOUND, rule) for rule in f["inbound_rules"]),
-                    tuple(_rule(Direction.OUTBOUND, rule) for rule in f["outbound_rules"]),
-                    tuple(f["droplet_ids"]), tuple(f["tags"]),
-                )
-            )  # fmt: skip
-        return draft.done()
-
-    def _list(self, path: str) -> list[dict[str, Any]]:
-        answer = self.call("GET", f"{path}?per_page=200")
-        found: list[dict[str, Any]] = answer[path.rsplit("/", 1)[1]]
-        if answer["meta"]["total"] != len(found):
-            raise LabError(f"{path} has more than one page: too many for a lab")
-        return found
-
-    def _own_rules(self, port_id: str) -> PortRules | None:
-        own = self.call("GET", f"/v1/ports/{port_id}/rules")
-        if not own["own"]:
-            return None
-        return PortRules(
-            port_id, "default",
-            tuple(_rule(Direction.INBOUND, rule) for rule in own["inbound_rules"]),
-            tuple(_rule(Direction.OUTBOUND, rule) for rule in own["outbound_rules"]),
-        )  # fmt: skip
+        return read(lambda path: self.call("GET", path)).policy
 
     def expected(self, cases: Iterable[Case]) -> dict[Case, bool]:
         """Whether each case may pass, by the policy's meaning."""
@@ -173,16 +119,6 @@ class Cloud:
         passing = {case for case, passes in expected.items() if passes}
         probed = probe(self.lab.machines, expected, passing, tries, timeout)
         return expected, probed, disagreements(expected, probed)
-
-
-def _rule(direction: Direction, rule: Mapping[str, Any]) -> Rule:
-    target = rule["sources" if direction is Direction.INBOUND else "destinations"]
-    return Rule(
-        direction,
-        Protocol(rule["protocol"]),
-        PortRange.parse(rule["ports"]),
-        Peer(tuple(target.get("addresses", ())), tuple(target.get("droplet_ids", ())), tuple(target.get("tags", ()))),
-    )
 
 
 def seconds_until(done: Any, limit: float) -> float | None:

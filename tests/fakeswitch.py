@@ -1,6 +1,6 @@
 """A switch as far as a session can see: answers messages, keeps flows as bytes, misbehaves when told to.
 
-Says nothing about packets; that is `simswitch.py`.
+Says nothing about packets; that is `pipeline/walker.py`.
 """
 
 from __future__ import annotations

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from simswitch import Delivery, Place, SimFabric, SimSwitch
-from simtrack import Frame
+from simfabric import Delivery, Place, SimFabric
 
 from firewall_app.pipeline.compile import Rulings, ports_here, units
 from firewall_app.pipeline.diff import Desired, Difference, difference
 from firewall_app.pipeline.flow import Flow, Key
 from firewall_app.pipeline.tables import BY_ID, asks_no_less
+from firewall_app.pipeline.tracker import Frame
 from firewall_app.pipeline.unit import Generation, Unit, UnitKey, next_generation
+from firewall_app.pipeline.walker import Bridge
 from firewall_app.policy.model import Port
 from firewall_app.policy.policy import Policy
 
@@ -43,7 +44,7 @@ class Member:
     def __init__(self, dpid: str, interfaces: Mapping[int, str]) -> None:
         self.dpid = dpid
         self.interfaces = interfaces
-        self.switch = SimSwitch(dpid[-1])
+        self.switch = Bridge()
         self.desired: Desired[Key, Flow] = Desired(render)
         self.generation = 0
         self.slots: frozenset[int] = frozenset()

@@ -16,10 +16,10 @@ from pathlib import Path
 from fleet import Site
 from ovs_dummy import DummyOvs
 from session_driver import Driven, PolicyPlan, moment
-from simswitch import Delivery, Place
-from simtrack import Frame
+from simfabric import Delivery, Place
 
 from firewall_app.pipeline.compile import Rulings, ports_here
+from firewall_app.pipeline.tracker import Frame
 from firewall_app.policy.model import Port
 from firewall_app.policy.policy import Policy
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from simtrack import ACK, SYN, Frame, Tuple, tuple_of
 from strategies import Sent
 
 from firewall_app.pipeline.flow import IP_ICMP, IP_TCP
+from firewall_app.pipeline.tracker import ACK, SYN, Frame, Tuple, tuple_of
 from firewall_app.policy.decide import Packet, Verdict, decide
 from firewall_app.policy.model import Port, Protocol
 from firewall_app.policy.policy import Policy

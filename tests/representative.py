@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fleet import Fleet, Site
-from simswitch import Delivery
-from simtrack import SYN, Frame
+from simfabric import Delivery
 
 from firewall_app.pipeline.compile import Rulings
 from firewall_app.pipeline.flow import ETH_ARP, ETH_IP, ETH_IPV6, IP_ICMP, IP_ICMP6, IP_TCP, IP_UDP
 from firewall_app.pipeline.tables import BY_ID
+from firewall_app.pipeline.tracker import SYN, Frame
 from firewall_app.policy.model import (
     Direction,
     Droplet,

@@ -17,9 +17,9 @@ from typing import NamedTuple, TypeVar
 from fleet import Site
 from hypothesis import assume
 from hypothesis import strategies as st
-from simtrack import ACK, PSH, SYN, Frame
 
 from firewall_app.pipeline.flow import ETH_IP, ETH_IPV6, IP_ICMP, IP_ICMP6, IP_TCP, IP_UDP
+from firewall_app.pipeline.tracker import ACK, PSH, SYN, Frame
 from firewall_app.policy.decide import Packet
 from firewall_app.policy.model import (
     Address,

@@ -43,7 +43,7 @@ from fuzzframes import (
 from ovs_dummy import DummyOvs
 from realfleet import RealFleet
 from representative import HERE, ROUTER, representative
-from simswitch import Place
+from simfabric import Place
 
 from firewall_app.pipeline.compile import Rulings
 from firewall_app.policy.decide import Packet, Verdict, decide

@@ -15,10 +15,10 @@ from itertools import product
 import pytest
 from fleet import Fleet, Site
 from policies import DPID, rule
-from simtrack import SYN, Frame
 
 from firewall_app.pipeline.compile import Rulings, units
 from firewall_app.pipeline.flow import ETH_IP, IP_TCP
+from firewall_app.pipeline.tracker import SYN, Frame
 from firewall_app.policy.decide import Packet, Verdict, decide
 from firewall_app.policy.model import Address, Droplet, Firewall, Hypervisor, Peer, Port, Protocol, address, mac_number
 from firewall_app.policy.policy import Policy

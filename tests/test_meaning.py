@@ -9,11 +9,11 @@ from fleet import Fleet
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import Reference
-from simswitch import Delivery
-from simtrack import ACK, SYN
+from simfabric import Delivery
 from strategies import HYPERVISORS, SITE, Sent
 
 from firewall_app.pipeline.compile import Rulings
+from firewall_app.pipeline.tracker import ACK, SYN
 from firewall_app.policy.decide import Packet, Verdict, decide
 from firewall_app.policy.model import (
     Direction,

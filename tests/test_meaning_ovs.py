@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from ovs_dummy import DummyOvs
 from realfleet import RealFleet
 from reference import Reference
-from simtrack import Frame
 from test_meaning import Tale, plugged
-from test_simswitch import wire
+from test_pipeline_walker import wire
 
 from firewall_app.pipeline.compile import Rulings
+from firewall_app.pipeline.tracker import Frame
 from firewall_app.policy.decide import Packet
 from firewall_app.policy.model import Protocol
 

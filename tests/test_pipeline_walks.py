@@ -31,11 +31,11 @@ from representative import (
     tcp,
     udp,
 )
-from simtrack import ACK, FIN, PSH, SYN, Frame
 
 from firewall_app.pipeline.compile import Rulings
 from firewall_app.pipeline.flow import CT_INV, CT_TRK, IP_ICMP6, IP_UDP, Match
 from firewall_app.pipeline.tables import INBOUND_RULES, NO_RULES, NO_RULES_AND_INVALID, OUTBOUND_RULES, OUTPUT
+from firewall_app.pipeline.tracker import ACK, FIN, PSH, SYN, Frame
 from firewall_app.pipeline.unit import Static
 from firewall_app.policy.model import (
     Firewall,
@@ -222,7 +222,7 @@ def test_T121_invalid_packets_are_not_delivered_past_a_commit(state: int, direct
 
 
 def test_no_walk_recirculates_more_than_the_datapath_allows(net: Net) -> None:
-    """The worst case is a first packet between two droplets of one host; SimSwitch raises past the limit of 6."""
+    """The worst case is a first packet between two droplets of one host; Bridge raises past the limit of 6."""
     first = net.send(WEB, tcp(WEB, DB, 1000, 5432))
     assert sum("ct zone" in line for line in first.walks[0].trace) == 4
     assert first.reached

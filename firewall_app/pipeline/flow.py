@@ -108,6 +108,12 @@ _SHORTHAND = {
 }  # fmt: skip
 
 
+# By (value, mask); "later" is one bit to a flow, and both once a switch tells it.
+_FRAGMENTS = {
+    (0, 3): "no", (1, 1): "yes", (1, 3): "first", (0, 2): "not_later", (2, 2): "later", (3, 3): "later"
+}  # fmt: skip
+
+
 class Term(NamedTuple):
     """One matched field.  `mask` None: every bit."""
 
@@ -207,13 +213,7 @@ def _term_text(term: Term) -> str:
             )
             return f"tcp_flags={flags}"
         case "frag":
-            return (
-                "nw_frag=later"
-                if value
-                else "nw_frag=no"
-                if mask == NX_FRAG_ANY | NX_FRAG_LATER
-                else "nw_frag=not_later"
-            )
+            return f"nw_frag={_FRAGMENTS.get((value, mask or 0), f'{value}/{mask}')}"
         case "mac":
             return f"{name}={_mac(value)}" + (f"/{_mac(mask)}" if mask is not None else "")
         case "ip" | "ip6":

@@ -1,10 +1,11 @@
-"""A switch that walks: applies `Flow`s and says where a frame goes, connection tracking included.
+"""A bridge that walks: holds `Flow`s and says where a frame goes, connection tracking included.
 
-It is the judge of the compiler, so it is written from the manuals and from what Open vSwitch 3.1.0 with its userspace
-datapath was seen to do (`test_simswitch.py` compares the two), never from the compiler.  What it does not know it
-refuses with `Unsupported`; what a real switch leaves open (two different flows at one priority) with `Ambiguous`.
+It judges the compiler and, fed with what a switch says that it holds, the switch (`verify.py`).  So it is written from
+the manuals and from what Open vSwitch 3.1.0 with its userspace datapath was seen to do (a test compares the two),
+never from the compiler.  What it does not know it refuses with `Unsupported`; what a real switch leaves open (two
+different flows at one priority) with `Ambiguous`.
 
-Edge: what `simtrack.py` says of connections.  A fragment is a frame with `frag` set; reassembly is known only as far
+Edge: what `tracker.py` says of connections.  A fragment is a frame with `frag` set; reassembly is known only as far
 as this: a later fragment waits at a commit until its connection exists.
 
 Sources: ovs-actions(7) "ct", "resubmit", ovs-fields(7), ofproto/ofproto-dpif-xlate.c of Open vSwitch.
@@ -12,13 +13,12 @@ Sources: ovs-actions(7) "ct", "resubmit", ovs-fields(7), ofproto/ofproto-dpif-xl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from simtrack import ICMP_PROTOCOLS, Connection, Frame, Tracked, Unsupported, Zone, tuple_of
-
-from firewall_app.pipeline.flow import (
+from . import reserved
+from .flow import (
     CT_EST,
     CT_INV,
     CT_NEW,
@@ -38,7 +38,8 @@ from firewall_app.pipeline.flow import (
     Output,
     Resubmit,
 )
-from firewall_app.pipeline.tables import RULE
+from .tables import RULE
+from .tracker import ICMP_PROTOCOLS, Connection, Frame, Tracked, Tuple, Unsupported, Zone, tuple_of
 
 MAX_RECIRCULATIONS = 6  # lib/dpif-netdev.c, MAX_RECIRC_DEPTH
 MAX_RESUBMITS = 64  # ofproto/ofproto-dpif-xlate.h, MAX_DEPTH
@@ -52,7 +53,7 @@ class Looped(Exception):
     """A frame went round: too many resubmits or recirculations, or back into the fabric that it came from."""
 
 
-# --------------------------------------------------------------------------------------------- the switch
+# --------------------------------------------------------------------------------------------- packets
 
 
 @dataclass
@@ -63,19 +64,29 @@ class _Packet:
     in_port: int
     registers: dict[str, int] = field(default_factory=dict)
     tracked: Tracked | None = None
+    _fields: dict[str, int] = field(default_factory=dict, repr=False)  # of the frame, as they were asked for
 
     def value(self, name: str) -> int:
         if name == "in_port":
             return self.in_port
-        if name in ("reg1", "reg2", "reg3", "reg4", "reg5", "reg6", "reg7"):
+        if name.startswith("reg"):
             return self.registers.get(name, 0)
-        if name == "ct_state":
-            return self.tracked.state if self.tracked else 0
-        if name == "ct_mark":
-            return self.tracked.mark if self.tracked else 0
-        if name == "ct_label":
-            return self.tracked.label if self.tracked else 0
-        return self.frame.field(name)
+        if name.startswith("ct_"):
+            return self._tracked_value(name)
+        found = self._fields.get(name)
+        if found is None:
+            found = self._fields[name] = self.frame.field(name)
+        return found
+
+    def _tracked_value(self, name: str) -> int:
+        tracked = self.tracked
+        if name not in ("ct_state", "ct_zone", "ct_mark", "ct_label"):
+            raise Unsupported(f"match field {name}")
+        return 0 if tracked is None else int(getattr(tracked, name.removeprefix("ct_")))
+
+    def fork(self) -> _Packet:
+        """The same packet; what becomes of the one does not change the other."""
+        return replace(self, registers=dict(self.registers))
 
     def under_original(self) -> _Packet | None:
         """The packet as `resubmit(,t,ct)` looks it up; None when there is no tuple and the resubmit is left out."""
@@ -98,30 +109,53 @@ class _Packet:
             icmp_type=original.sport if icmp else 0,
             icmp_code=original.dport if icmp else 0,
         )
-        return replace(self, frame=frame)
+        return replace(self, frame=frame, _fields={})
+
+
+class Pass(NamedTuple):
+    """What a zone said of a packet."""
+
+    zone: int
+    state: int
+    mark: int
+    original: Tuple | None
+
+    def __str__(self) -> str:
+        words = "+".join(name for bit, name in _STATES.items() if self.state & bit)
+        opened = f", opened by {self.original}" if self.original is not None else ""
+        return f"    ct zone {self.zone}: {words}, mark {self.mark:#x}{opened}"
 
 
 @dataclass(frozen=True)
 class Walk:
-    """Where a frame went: ports in order of output, the flows it met, and all of it in words."""
+    """Where a frame went: ports in order of output, and what it met on its way.
+
+    A reserved port (`reserved.py`) stands for itself: whom NORMAL or FLOOD reach is not known here.
+    """
 
     outputs: tuple[int, ...]
-    hits: tuple[Flow, ...]
-    trace: tuple[str, ...]
+    steps: tuple[Flow | Pass | str, ...]
+
+    @property
+    def hits(self) -> tuple[Flow, ...]:
+        return tuple(step for step in self.steps if isinstance(step, Flow))
+
+    @property
+    def trace(self) -> tuple[str, ...]:
+        return tuple(map(str, self.steps))
 
     def __str__(self) -> str:
         return "\n".join((*self.trace, f"-> {list(self.outputs)}"))
 
 
-class SimSwitch:
+class Bridge:
     """One bridge: flows, and the conntrack zones of its datapath."""
 
-    def __init__(self, name: str = "switch") -> None:
-        self.name = name
+    def __init__(self) -> None:
         self.flows: dict[Key, Flow] = {}
         self.refusing: set[int] = set()  # zones that are full: new connections are not committed
         self._zones: dict[int, Zone] = {}
-        self._tables: dict[int, list[tuple[int, list[Flow]]]] | None = None
+        self._tables: dict[int, _Table] | None = None  # made when first asked for
 
     # ---- control
 
@@ -146,6 +180,10 @@ class SimSwitch:
     def flush(self, zone: int) -> None:
         self._zones.pop(zone, None)
 
+    def forget(self) -> None:
+        """Flushes every zone."""
+        self._zones.clear()
+
     def connections(self, zone: int) -> int:
         return len(self._zones.get(zone, ()))
 
@@ -165,31 +203,52 @@ class SimSwitch:
             packet, table = run.waiting.pop(0)
             run.recirculations += 1
             if run.recirculations > MAX_RECIRCULATIONS:
-                raise Looped("\n".join(run.trace))
+                raise Looped("\n".join(map(str, run.steps)))
             run.table(packet, table, depth=0)
-        return Walk(tuple(run.outputs), tuple(run.hits), tuple(run.trace))
+        return Walk(tuple(run.outputs), tuple(run.steps))
 
     def zone(self, number: int) -> Zone:
         return self._zones.setdefault(number, Zone())
 
     def lookup(self, table: int, packet: _Packet) -> Flow | None:
         """The flow that a packet meets in a table."""
-        for _, flows in self._sorted().get(table, ()):
-            found = [flow for flow in flows if _matches(flow.match, packet)]
+        for _, groups in self._table(table):
+            found = []
+            for signature, by_values in groups.items():
+                flow = by_values.get(tuple(packet.value(name) & mask for name, mask in signature))
+                if flow is not None:
+                    found.append(flow)
             if found:
                 if len({_effect(flow) for flow in found}) > 1:
                     raise Ambiguous("\n".join([repr(packet), *map(str, found)]))
                 return found[0]
         return None
 
-    def _sorted(self) -> Mapping[int, list[tuple[int, list[Flow]]]]:
-        """Flows by table and priority, the highest first."""
+    def _table(self, number: int) -> _Table:
+        """A table's flows by priority, the highest first."""
         if self._tables is None:
-            groups: dict[int, dict[int, list[Flow]]] = {}
+            self._tables = {}
+            by_table: dict[int, dict[int, _Groups]] = {}
             for flow in self.flows.values():
-                groups.setdefault(flow.table, {}).setdefault(flow.priority, []).append(flow)
-            self._tables = {table: sorted(by.items(), reverse=True) for table, by in groups.items()}
-        return self._tables
+                signature, values = _signature(flow.match)
+                groups = by_table.setdefault(flow.table, {}).setdefault(flow.priority, {})
+                groups.setdefault(signature, {})[values] = flow
+            for table, by_priority in by_table.items():
+                self._tables[table] = sorted(by_priority.items(), key=lambda entry: -entry[0])
+        return self._tables.get(number, [])
+
+
+# Flows of one priority whose matches look at the same bits are found by the values of those bits, as the tuple space
+# search of OvS finds them; going through thousands of flows for each packet would take minutes.
+_Signature = tuple[tuple[str, int], ...]
+_Groups = dict[_Signature, dict[tuple[int, ...], Flow]]
+_Table = list[tuple[int, _Groups]]
+
+
+def _signature(match: Match) -> tuple[_Signature, tuple[int, ...]]:
+    """The bits that a match looks at, and what they must be."""
+    looks_at = tuple((term.name, -1 if term.mask is None else term.mask) for term in match.terms)
+    return looks_at, tuple(term.value for term in match.terms)
 
 
 def _effect(flow: Flow) -> tuple[Action, ...]:
@@ -197,41 +256,29 @@ def _effect(flow: Flow) -> tuple[Action, ...]:
     return tuple(action for action in flow.actions if not (isinstance(action, Load) and action.to == RULE))
 
 
-def _matches(match: Match, packet: _Packet) -> bool:
-    for name, value, mask in match.terms:
-        if (packet.value(name) ^ value) & (mask if mask is not None else -1):
-            return False
-    return True
-
-
 class _Run:
     """One frame's walk."""
 
-    def __init__(self, switch: SimSwitch) -> None:
-        self.switch = switch
+    def __init__(self, bridge: Bridge) -> None:
+        self.bridge = bridge
         self.outputs: list[int] = []
-        self.hits: list[Flow] = []
-        self.trace: list[str] = []
+        self.steps: list[Flow | Pass | str] = []
         self.waiting: list[tuple[_Packet, int]] = []
         self.recirculations = 0
 
     def table(self, packet: _Packet, number: int, depth: int, ct: bool = False) -> None:
         if depth > MAX_RESUBMITS:
-            raise Looped("\n".join(self.trace))
+            raise Looped("\n".join(map(str, self.steps)))
         seen = packet.under_original() if ct else packet
-        flow = self.switch.lookup(number, seen) if seen is not None else None
+        flow = self.bridge.lookup(number, seen) if seen is not None else None
         if flow is None:
-            self.trace.append(f"{self.switch.name} table={number}: no flow, dropped")
+            self.steps.append(f"table={number}: no flow, dropped")
             return
-        self.hits.append(flow)
-        self.trace.append(f"{self.switch.name} {flow.text}")
+        self.steps.append(flow)
         for position, action in enumerate(flow.actions):
             match action:
                 case Output(port=port):
-                    if port >= 0xFF00:
-                        raise Unsupported(f"output to reserved port {port:#x}")
-                    if port != packet.in_port:
-                        self.outputs.append(port)
+                    self._output(packet, port)
                 case Load() | Move() if action.to.name.startswith("reg"):
                     packet.registers[action.to.name] = _written(action, packet, packet.value(action.to.name))
                 case Resubmit():
@@ -240,11 +287,21 @@ class _Run:
                     if position != len(flow.actions) - 1:
                         raise Unsupported(f"actions after ct: {flow}")
                     if self._track(packet, action):
-                        self.waiting.append((packet, action.table))
+                        self.waiting.append((packet.fork(), action.table))
+                    # What is left to do after a nested table is done without what the tracker said.
+                    packet.tracked = None
                 case Note():
                     pass
                 case _:
                     raise Unsupported(action.text)
+
+    def _output(self, packet: _Packet, port: int) -> None:
+        if port == reserved.IN_PORT:
+            self.outputs.append(packet.in_port)
+        elif port >= reserved.FIRST and port not in _REACHING:
+            raise Unsupported(f"output to reserved port {port:#x}")
+        elif port != packet.in_port:
+            self.outputs.append(port)
 
     def _track(self, packet: _Packet, action: Ct) -> bool:
         """Passes a packet through a zone; whether it goes on."""
@@ -252,16 +309,16 @@ class _Run:
         if not frame.is_ip:
             raise Unsupported("ct of a packet that is not IP")
         number = _read(action.zone, packet)
-        zone = self.switch.zone(number)
+        zone = self.bridge.zone(number)
         # State is kept from one pass through a zone to the next, and forgotten when another zone comes between.
         if packet.tracked is None or packet.tracked.zone != number:
             packet.tracked = zone.track(frame, number)
         tracked = packet.tracked
         if action.commit and not tracked.state & CT_INV:
             if tracked.connection is None and frame.frag == "later":
-                self.trace.append(f"    ct zone {number}: waits for the first fragment")
+                self.steps.append(f"    ct zone {number}: waits for the first fragment")
                 return False
-            if tracked.connection is None and number not in self.switch.refusing:
+            if tracked.connection is None and number not in self.bridge.refusing:
                 zone.commit(tracked)
             if tracked.connection is not None:
                 for inner in action.exec:
@@ -272,11 +329,11 @@ class _Run:
                     setattr(tracked.connection, kind, value)
         elif action.exec and not action.commit:
             raise Unsupported("exec without commit")
-        words = [name for bit, name in _STATES.items() if tracked.state & bit]
-        self.trace.append(f"    ct zone {number}: {'+'.join(words)}, mark {tracked.mark:#x}, {tracked.original}")
+        self.steps.append(Pass(number, tracked.state, tracked.mark, tracked.original))
         return True
 
 
+_REACHING = (reserved.NORMAL, reserved.FLOOD, reserved.ALL, reserved.CONTROLLER, reserved.LOCAL)
 _STATES = {CT_NEW: "new", CT_EST: "est", CT_REL: "rel", CT_RPL: "rpl", CT_INV: "inv", CT_TRK: "trk"}
 
 
@@ -291,67 +348,3 @@ def _written(action: Load | Move, packet: _Packet, old: int) -> int:
     if to.last >= FIELDS[to.name].bits:
         raise Unsupported(to.text)
     return old & ~((1 << to.width) - 1 << to.first) | new << to.first
-
-
-# --------------------------------------------------------------------------------------------- the fabric
-
-
-class Place(NamedTuple):
-    """A switch port."""
-
-    dpid: str
-    port: int
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """Whom a frame reached: droplet ports, and whether it went out into the fabric; and how."""
-
-    reached: tuple[Place, ...]
-    outside: bool
-    walks: tuple[Walk, ...]
-
-    def __str__(self) -> str:
-        return "\n\n".join(map(str, self.walks)) + f"\nreached {list(self.reached)}, fabric: {self.outside}"
-
-
-class SimFabric:
-    """Switches joined by their uplinks, and the world outside.
-
-    The fabric is a hub: what leaves one uplink arrives at all others and outside, as unknown unicast does in a real
-    one.  So a hypervisor is also seen with frames that are not for it.
-    """
-
-    def __init__(self, switches: Mapping[str, SimSwitch], uplinks: Mapping[str, int]) -> None:
-        self.switches = switches
-        self.uplinks = uplinks
-
-    def send(self, place: Place, frame: Frame) -> Delivery:
-        """From a droplet port."""
-        walk = self.switches[place.dpid].walk(place.port, frame)
-        reached, out = self._split(place.dpid, walk)
-        walks = [walk]
-        if out:
-            beyond = self.arrive(frame, skip=place.dpid)
-            reached += beyond.reached
-            walks += beyond.walks
-        return Delivery(tuple(reached), out, tuple(walks))
-
-    def arrive(self, frame: Frame, skip: str = "") -> Delivery:
-        """From the world outside, or from the switch to skip."""
-        reached: list[Place] = []
-        walks = []
-        for dpid, switch in self.switches.items():
-            if dpid != skip and dpid in self.uplinks:
-                walk = switch.walk(self.uplinks[dpid], frame)
-                walks.append(walk)
-                found, back = self._split(dpid, walk)
-                if back:
-                    raise Looped(str(walk))
-                reached += found
-        return Delivery(tuple(reached), False, tuple(walks))
-
-    def _split(self, dpid: str, walk: Walk) -> tuple[list[Place], bool]:
-        uplink = self.uplinks.get(dpid)
-        reached = [Place(dpid, port) for port in walk.outputs if port != uplink]
-        return reached, uplink in walk.outputs

@@ -1,7 +1,7 @@
-"""Frames, and what a conntrack zone makes of them: the tracker of `simswitch.py`.
+"""Frames, and what a conntrack zone makes of them: connection tracking for `walker.py`.
 
 Written from ovs-fields(7) "Connection Tracking Fields", lib/conntrack*.c of Open vSwitch, and from what its version
-3.1.0 with the userspace datapath was seen to do; `test_simswitch.py` compares the two.
+3.1.0 with the userspace datapath was seen to do; a test compares the two.
 
 Edge: no TCP sequence numbers, no timeouts, no NAT, no helpers.
 """
@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from firewall_app.pipeline.flow import (
+from ..policy.model import Address
+from .flow import (
     CT_EST,
     CT_INV,
     CT_NEW,
@@ -121,6 +122,13 @@ class Tuple(NamedTuple):
         if self.proto in ICMP_PROTOCOLS:
             sport, dport = _ICMP_ANSWERS[self.proto, self.sport], self.dport
         return self._replace(src=self.dst, dst=self.src, sport=sport, dport=dport)
+
+    def __str__(self) -> str:
+        version = 4 if self.eth_type == ETH_IP else 6
+        numbers = f" type {self.sport} code {self.dport}" if self.proto in ICMP_PROTOCOLS else ""
+        if self.proto in (IP_TCP, IP_UDP):
+            numbers = f" ports {self.sport} -> {self.dport}"
+        return f"{Address(version, self.src)} -> {Address(version, self.dst)} protocol {self.proto}{numbers}"
 
 
 ICMP_PROTOCOLS = (IP_ICMP, IP_ICMP6)
@@ -265,7 +273,8 @@ class Zone:
 
     def commit(self, tracked: Tracked) -> None:
         """Makes a new connection of a packet that has none."""
-        assert tracked.original is not None
+        if tracked.original is None:
+            raise Unsupported("commit of a packet that cannot be tracked")
         connection = tracked.connection = Connection(tracked.original)
         self._by_tuple[connection.original] = self._by_tuple[connection.original.reverse] = connection
 
