@@ -4,7 +4,7 @@ V := .venv/bin
 OVS_PACKAGES := openvswitch-switch iproute2 iputils-ping procps curl
 TEST_PACKAGES := $(OVS_PACKAGES) mininet postgresql
 
-.PHONY: help install demo run test check format ovs lab docs clean
+.PHONY: help install demo run test check format ovs lab walk fuzz docs clean
 help:           ## what can be made
 	@sed -n 's/^\([a-z ]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -37,6 +37,14 @@ ovs lab: rooted install    ## the tests with a real ovs-vswitchd; with namespace
 .PHONY: rooted
 rooted:
 	@[ "$$(id -u)" = 0 ] || { echo "This needs root (network namespaces, Open vSwitch): sudo make ..." >&2; exit 1; }
+
+walk: rooted install   ## random policies in a lab, each probed with real packets (STEPS=100 SEED=7)
+	@scripts/install-system $(OVS_PACKAGES)
+	@$(V)/python -m lab.walk $(if $(STEPS),--steps $(STEPS)) $(if $(SEED),--seed $(SEED))
+
+fuzz: rooted install   ## random frames into the ports of a real ovs-vswitchd (FRAMES=100000 SEED=7, or SEED=random)
+	@scripts/install-system $(OVS_PACKAGES)
+	@$(if $(FRAMES),FUZZ_FRAMES=$(FRAMES)) $(if $(SEED),FUZZ_SEED=$(SEED)) $(V)/python -m pytest -s tests/test_fuzz_ovs.py
 
 docs: install   ## write the pages that are generated from the code
 	@$(V)/python -m firewall_app.pipeline > docs/pipeline.md

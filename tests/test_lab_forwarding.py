@@ -332,7 +332,10 @@ def marks_of(host, mac):
     """The slot of the port with a MAC on a hypervisor, and all flows there that are the port's."""
     flows = host.flows()
     slots = {
-        int(slot, 16) for f in flows if mac in f for slot in re.findall(r"cookie=0xd0f1(?:02|06|08)[0-9a-f]{2}([0-9a-f]{8})", f)
+        int(slot, 16)
+        for f in flows
+        if mac in f
+        for slot in re.findall(r"cookie=0xd0f1(?:02|06|08)[0-9a-f]{2}([0-9a-f]{8})", f)
     }
     assert len(slots) == 1, slots
     return slots.pop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from fakecore import NOW, FakeSwitch, fake_core
@@ -121,6 +122,19 @@ def test_a_write_that_changes_nothing_is_not_stored_but_waited_for(world):
         tagging = droplets.tag_droplets(core, "default", "web", [102], add=True)
         assert core.wait(tagging, 0.01) is False
     assert len(store.commits) == 2
+
+
+def test_a_rule_whose_peer_is_written_anew_keeps_its_id(world):
+    core, _, _ = world
+    first, second = core.policy.firewalls[FIREWALL].inbound_rules
+    longer = replace(second, id=0, peer=Peer(addresses=("192.0.2.1", "192.0.2.2")))
+    spec_of = partial(FirewallSpec, "web-fw", outbound_rules=(), droplet_ids=(), tags=("web",))
+    updated = firewalls.update(core, "default", FIREWALL, spec_of((longer, replace(first, id=0)))).value
+    assert [(r.id, r.peer) for r in updated.inbound_rules] == [(second.id, longer.peer), (first.id, first.peer)]
+    # One that stays as it is goes before one that only resembles it.
+    twin = replace(longer, peer=Peer(addresses=("192.0.2.9",)))
+    updated = firewalls.update(core, "default", FIREWALL, spec_of((twin, longer))).value
+    assert [r.id for r in updated.inbound_rules] == [core.policy.counters.rule, second.id]
 
 
 def test_T095_only_writes_that_keep_established_connections_do_not_cut(world):

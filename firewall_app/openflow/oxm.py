@@ -96,6 +96,7 @@ _WIRE = (
     _Wire("reg7", _NXM, 7, 4),
     _Wire("ip_frag", _NXM, 26, 1),
     _Wire("ip_ttl", _NXM, 29, 1),
+    _Wire("pkt_mark", _NXM, 33, 4),
     _Wire("ct_state", _NXM, 105, 4),
     _Wire("ct_zone", _NXM, 106, 2),
     _Wire("ct_mark", _NXM, 107, 4),

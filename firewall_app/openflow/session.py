@@ -25,7 +25,7 @@ from typing import NamedTuple
 from ..pipeline.diff import Desired, Difference, difference
 from ..pipeline.flow import CT_EST, CT_TRK, Flow, match
 from ..pipeline.tables import BY_ID, COOKIE_MASK, DISPATCH, MAGIC, STATE, Kind, asks_no_less, cookie_parts
-from ..pipeline.unit import Generation, PickUp, PortProtection, Unit, UnitKey, next_generation
+from ..pipeline.unit import TURNS, Generation, PickUp, PortProtection, Turn, Unit, UnitKey, next_generation
 from ..progress import SwitchReport, Sync, Wanted
 from . import wire
 
@@ -33,6 +33,7 @@ OLDEST = (2, 8)  # the first Open vSwitch with resubmit(,table,ct)
 FRAGMENTS_NX_MATCH = 3  # OFPC_FRAG_NX_MATCH: a first fragment keeps its ports, a later one has none
 RETRY_FIRST, RETRY_MOST = 5.0, 300.0  # seconds until a refused change is tried again
 GENERATION: UnitKey = ("generation", "")
+TURN: UnitKey = ("turn", "")
 
 Plan = Callable[[Mapping[int, str]], Wanted]
 
@@ -279,17 +280,22 @@ class Session:
         generation = self._desired.unit(GENERATION)
         if not isinstance(generation, Generation):
             generation = Generation(_generation(self._actual) or int(now.wall.timestamp()) & 0x7FFFFFFF or 1)
-        touched = self._desired.update({**units, GENERATION: generation})
-        look_at = None if self._look_at is None else self._look_at | touched
-        changes = difference(self._desired, self._actual, look_at)
+        turn = self._desired.unit(TURN)
+        if not isinstance(turn, Turn):
+            turn = Turn(_turn(self._actual))
+        touched = self._desired.update({**units, GENERATION: generation, TURN: turn})
+        looked = None if self._look_at is None else self._look_at | touched
+        changes = difference(self._desired, self._actual, looked)
         # After a reading one cannot know what was there before: what someone took away may have admitted a connection.
         unknown = self._look_at is None and bool(self._actual) and bool(changes)
         wrong = len(changes.delete) + len(changes.put)
         # Every change since the last confirmed one asked to leave live connections alone.
         kept = cut <= self.report.confirmed < revision
         if unknown or (not kept and changes.takes_away(_judges, _asks_no_less)):
-            touched = self._desired.put(GENERATION, Generation(next_generation(generation.number)))
-            changes = difference(self._desired, self._actual, None if look_at is None else look_at | touched)
+            touched |= self._desired.put(GENERATION, Generation(next_generation(generation.number)))
+        if changes:
+            touched |= self._desired.put(TURN, Turn((turn.number + 1) % TURNS))
+            changes = difference(self._desired, self._actual, None if looked is None else looked | touched)
         self._look_at = set()
         slots = frozenset(unit.slot for unit in units.values() if isinstance(unit, PortProtection) and unit.tracked)
         self.report = replace(self.report, interfaces=dict(self._interfaces))
@@ -461,6 +467,14 @@ def _generation(actual: Mapping[Key, Body]) -> int | None:
             if mark is not None and found == match(ct_state=(CT_EST | CT_TRK, CT_EST | CT_TRK), ct_mark=mark.value):
                 return mark.value
     return None
+
+
+def _turn(actual: Mapping[Key, Body]) -> int:
+    """The turn that a switch holds."""
+    for number in range(TURNS):
+        if any(key in actual for key, _ in _render(Turn(number))):
+            return number
+    return 0
 
 
 def _text(key: Key, body: Body | None) -> str:

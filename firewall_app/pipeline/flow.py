@@ -87,6 +87,7 @@ FIELDS = {
         Field("reg5", 32, "hex"),
         Field("reg6", 32, "hex"),
         Field("reg7", 32, "hex"),
+        Field("pkt_mark", 32, "hex"),
         Field("ct_state", 32, "ct"),
         Field("ct_zone", 16, "dec", maskable=False),
         Field("ct_mark", 32, "hex"),

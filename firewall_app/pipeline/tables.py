@@ -162,7 +162,7 @@ GUARD = Table(
     0, "0",
     "Anti-spoofing: a droplet port may send only from its own MAC and addresses, untagged. Says which half the packet "
     "is in. Ports that nobody registered reach nothing.",
-    _L3 | _ADDRESSES | _PORTS | _ND | _ARP | {"in_port", "eth_src", "eth_dst", "vlan_vid", "ip_frag"},
+    _L3 | _ADDRESSES | _PORTS | _ND | _ARP | {"in_port", "eth_src", "eth_dst", "vlan_vid", "ip_frag", "pkt_mark"},
     frozenset({"reg5", "reg7"}), frozenset({10, 40}), "drop",
 )  # fmt: skip
 DISPATCH = Table(
@@ -176,7 +176,7 @@ STATE = Table(
     20, "c2",
     "Connections judged at the present generation pass at once, and whatever belongs to an open droplet. Everything "
     "else goes to the rules of the direction in which its connection was opened.",
-    _L3 | {"reg5", "reg6", "reg7", "ct_state", "ct_mark", "tcp_flags", "ip_frag"},
+    _L3 | {"reg5", "reg6", "reg7", "ct_state", "ct_mark", "tcp_flags", "ip_frag", "pkt_mark"},
     frozenset({"reg4", "reg6", "ct_mark"}), frozenset({30, 35, 40}), "drop",
 )  # fmt: skip
 FIREWALLS = Table(
@@ -213,7 +213,7 @@ OUTPUT = Table(
     40, "z",
     "Delivers: into the droplet port, into the other half when the receiver is on this hypervisor too, or out of the "
     "uplinks. What connection tracking refused to commit is dropped, unless the droplet is open.",
-    _L3 | _PORTS | _ND | {"reg5", "reg6", "reg7", "eth_dst", "ct_state", "ct_mark"},
+    _L3 | _PORTS | _ND | {"reg5", "reg6", "reg7", "eth_dst", "ct_state", "ct_mark", "pkt_mark"},
     frozenset({"reg5", "reg7"}), frozenset({10}), "drop", judges=False,
 )  # fmt: skip
 

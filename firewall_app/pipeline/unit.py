@@ -10,19 +10,21 @@ Tracking Fields".  Actions: ovs-actions(7).
 
 from __future__ import annotations
 
-from .unit_host import Flood, Generation, Static, Uplinks, next_generation
+from .unit_host import TURNS, Flood, Generation, Static, Turn, Uplinks, next_generation
 from .unit_port import PickUp, PortFirewalls, PortGuards, PortProtection, Protection, SystemRule
 from .unit_rule import AddressSet, FirewallSets, RuleFlows, SetMembers, is_plain
 
 __all__ = [
+    "TURNS",
     "AddressSet", "FirewallSets", "Flood", "Generation", "PickUp", "PortFirewalls", "PortGuards", "PortProtection",
-    "Protection", "RuleFlows", "SetMembers", "Static", "SystemRule", "Unit", "UnitKey", "Uplinks", "is_plain",
+    "Protection", "RuleFlows", "SetMembers", "Static", "SystemRule", "Turn", "Unit", "UnitKey", "Uplinks", "is_plain",
     "next_generation",
 ]  # fmt: skip
 
 Unit = (
     Static
     | Generation
+    | Turn
     | Uplinks
     | Flood
     | PortGuards

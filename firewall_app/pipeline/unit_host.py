@@ -169,6 +169,27 @@ def next_generation(number: int) -> int:
     return number % 0x7FFFFFFF + 1
 
 
+TURNS = 32
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What makes a switch forget the decisions that it has cached: a bit that is looked at, another with every change.
+
+    Open vSwitch keeps a cached decision, and changes it in place, as long as it looks at all the bits of a packet that
+    the tables look at now.  In its userspace datapath that goes wrong at times: the old decision stays in force while
+    packets keep using it.  These flows match no packet, since none of ours has a mark, but their bit is looked at in
+    each of the tables in which a packet begins; when the bit is another one, nothing that was cached will do.
+    """
+
+    number: int  # 0 to TURNS - 1
+
+    def flows(self) -> Iterator[Flow]:
+        bit = 1 << self.number
+        for table in (GUARD, STATE, OUTPUT):
+            yield table.flow(0xFFFF, match(pkt_mark=(bit, bit)), cookie=cookie(Kind.STATIC, 1))
+
+
 @dataclass(frozen=True)
 class Uplinks:
     """The ports that lead to the rest of the network."""

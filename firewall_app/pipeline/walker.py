@@ -71,6 +71,8 @@ class _Packet:
             return self.in_port
         if name.startswith("reg"):
             return self.registers.get(name, 0)
+        if name == "pkt_mark":
+            return 0  # a packet has none when it enters, and nothing here gives it one
         if name.startswith("ct_"):
             return self._tracked_value(name)
         found = self._fields.get(name)

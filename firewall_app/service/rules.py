@@ -5,7 +5,7 @@ Names are looked up within one account; what belongs to another does not exist h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from ..policy.errors import Fault
@@ -62,15 +62,27 @@ def with_paths(inbound: Sequence[Rule], outbound: Sequence[Rule]) -> list[tuple[
 
 
 def keep_ids(draft: Draft, old: Sequence[Rule], new: Sequence[Rule]) -> tuple[Rule, ...]:
-    """The new rules with ids: a rule that was there keeps its own, so that its flows stay untouched."""
+    """The new rules with ids: a rule that was there keeps its own, so that its flows stay untouched.
+
+    One whose peer alone differs takes the place of one that went: of a long list of addresses that is written anew with
+    one more, only that one is new to the switches.
+    """
     free = list(old)
-    result = []
-    for rule in new:
-        known = next((o for o in free if o == rule), None) or next((o for o in free if o.same(rule)), None)
-        if known is not None:
-            free.remove(known)
-        result.append(replace(rule, id=known.id if known is not None else draft.new_rule_id()))
-    return tuple(result)
+    ids: dict[int, int] = {}  # place among the new rules -> id
+    alike: tuple[Callable[[Rule, Rule], bool], ...] = (
+        lambda was, rule: was == rule,
+        lambda was, rule: was.same(rule),
+        lambda was, rule: (was.direction, was.protocol, was.ports) == (rule.direction, rule.protocol, rule.ports),
+    )
+    for like in alike:
+        for place, rule in enumerate(new):
+            known = next((was for was in free if like(was, rule)), None) if place not in ids else None
+            if known is not None:
+                free.remove(known)
+                ids[place] = known.id
+    return tuple(
+        replace(rule, id=ids[place] if place in ids else draft.new_rule_id()) for place, rule in enumerate(new)
+    )
 
 
 def added(draft: Draft, old: Sequence[Rule], new: Sequence[Rule]) -> tuple[Rule, ...]:
