@@ -43,7 +43,7 @@ from .pipeline.compile import Rulings
 from .policy.errors import StoreError
 from .service.access import Access, Caller, Role, digest
 from .service.core import Core, Event, FlowStats, Limits
-from .settings import Settings, read
+from .settings import FORGET, Settings, read
 from .store import Store, Token
 
 LOG = logging.getLogger("firewall")
@@ -104,7 +104,13 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             store,
             _Runtime(),
             Rulings(settings.uplinks, settings.closed, settings.track_open),
-            Limits(settings.max_droplets, settings.max_tags, settings.max_rules, settings.max_entries),
+            Limits(
+                settings.max_droplets,
+                settings.max_tags,
+                settings.max_rules,
+                settings.max_entries,
+                settings.max_firewalls,
+            ),
         )
         self._application = make_application(self.core, access, settings)
         self._server: Any = None
@@ -142,7 +148,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         link = Link(
             self.core, datapath, _flow_stats,
             reply_timeout=self.settings.reply_timeout, audit_interval=self.settings.audit_interval,
-            pickup_grace=self.settings.pickup_grace,
+            pickup_grace=self.settings.pickup_grace, forget_cached=FORGET[self.settings.forget_cached],
         )  # fmt: skip
         datapath.firewall_link = link
         LOG.info("hypervisor %s connected from %s", dpid, datapath.address[0])

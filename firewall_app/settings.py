@@ -45,8 +45,14 @@ class Settings:
         "seconds for which droplets may go on in the middle of TCP connections of their own, when their port came to a "
         "switch, or a switch restarted and forgot its connections",
     )
+    forget_cached: str = _option(
+        "auto",
+        "whether each change has switches forget the decisions that they cached: yes, no, or auto, for those of which "
+        "it is known that they need it (Open vSwitch up to 3.1)",
+    )
     max_droplets: int = _option(10, "droplets attached directly to one firewall")
     max_tags: int = _option(5, "tags attached to one firewall")
+    max_firewalls: int = _option(30, "firewalls that one droplet may be behind; a switch asks them one after the other")
     max_rules: int = _option(50, "rules of one firewall, both directions together")
     max_entries: int = _option(1000, "entries in one list of a rule's sources or destinations")
     max_body: int = _option(1 << 20, "bytes of one request body")
@@ -59,6 +65,7 @@ class Settings:
     default_account: str = _option(DEFAULT_ACCOUNT, "the account of what is registered without one")
 
 
+FORGET = {"auto": None, "yes": True, "no": False}
 _TYPES = {str: cfg.StrOpt, int: cfg.IntOpt, bool: cfg.BoolOpt, tuple: cfg.ListOpt}
 
 
@@ -76,6 +83,8 @@ def read(conf: cfg.ConfigOpts) -> Settings:
     conf.register_opts(options, group="firewall")
     values = {option.name: conf.firewall[option.name] for option in fields(Settings)}
     values["uplinks"] = tuple(values["uplinks"])
+    if values["forget_cached"] not in FORGET:
+        raise cfg.Error(f"forget_cached is {values['forget_cached']!r}; it must be one of {', '.join(FORGET)}")
     return Settings(**values)
 
 

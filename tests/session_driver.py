@@ -38,7 +38,9 @@ class PolicyPlan:
 class Driven:
     """A session with a switch at a Unix socket.  `sent` counts messages by OpenFlow type."""
 
-    def __init__(self, path: Path, plan: Plan, version: int = 5, dpid: str = "0000000000000001") -> None:
+    def __init__(
+        self, path: Path, plan: Plan, version: int = 5, dpid: str = "0000000000000001", forget_cached: bool = False
+    ) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(PATIENCE)
         self.socket.connect(str(path))
@@ -49,7 +51,7 @@ class Driven:
         self._until(HELLO)
         self._write([struct.pack("!BBHI", version, FEATURES_REQUEST, 8, 2)])
         self._until(FEATURES_REPLY)
-        self.session = Session(dpid, version, plan, moment(), "test")
+        self.session = Session(dpid, version, plan, moment(), "test", forget_cached=forget_cached)
         self.sent.clear()
         self.feed(self.session.start(moment()))
 

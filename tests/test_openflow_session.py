@@ -280,6 +280,34 @@ def test_T095_what_was_to_be_kept_is_cut_when_the_switch_was_away():
     assert mark_of(again.switch) == int(EPOCH.timestamp()) + 1
 
 
+@pytest.mark.parametrize(
+    ("software", "asked", "turns"),
+    [
+        ("3.1.0", None, True),
+        ("2.17.9", None, True),
+        ("3.2.0", None, False),
+        ("3.3.0", True, True),
+        ("3.1.0", False, False),
+    ],
+)
+def test_switches_that_need_it_are_given_another_turn_with_each_change(software, asked, turns):
+    def turn(talk):
+        flows = [wire.decode_match(key.match).text for key in talk.switch.flows if key.priority == 0xFFFF]
+        assert len(flows) in (0, 3)
+        return set(flows)
+
+    talk = Talk(FakeSwitch(software=software), forget_cached=asked)
+    first = turn(talk)
+    assert bool(first) == turns
+    talk.exchange(talk.session.resync(talk.now))
+    assert turn(talk) == first, "without a change it stays"
+    generation = mark_of(talk.switch)
+    more = rule("inbound", "udp", "7", ANYONE, 77)
+    talk.change(with_inbound(talk.policy, *talk.policy.firewalls[FIREWALL].inbound_rules, more))
+    assert turn(talk) != first or not turns
+    assert mark_of(talk.switch) == generation, "it takes nothing away"
+
+
 def test_T097_ports_that_come_may_go_on_in_the_middle_for_some_seconds():
     talk = Talk(pickup_grace=20)
     assert [(timeout, key.priority) for key, timeout in talk.switch.timeouts.items()] == [(20, 211)] * 4

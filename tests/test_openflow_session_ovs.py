@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
+from frames import ethernet, ipv4
 from ovs_dummy import DummyOvs
 from policies import ANYONE, DPID, FIREWALL, rule, small, with_inbound
 from session_driver import Driven, PolicyPlan, moment
@@ -16,7 +18,7 @@ from firewall_app.openflow import wire
 from firewall_app.pipeline.compile import units
 from firewall_app.pipeline.flow import Flow, Resubmit, match
 from firewall_app.pipeline.tables import RULES, Kind, cookie
-from firewall_app.pipeline.unit import Generation
+from firewall_app.pipeline.unit import TURNS, Generation
 from firewall_app.progress import Sync
 
 pytestmark = pytest.mark.ovs
@@ -95,6 +97,41 @@ def test_connect_installs_exactly_what_the_policy_means(ovs, bridge, version):
     assert driven.session.report.flows == len(held)
     assert {1: f"{bridge}u", 2: f"{bridge}a"}.items() <= driven.session.report.interfaces.items()
     driven.close()
+
+
+@pytest.mark.parametrize("version", [5, 4])
+@pytest.mark.parametrize("forgets", [True, False])
+def test_a_change_has_the_switch_forget_what_it_cached(ovs, bridge, version, forgets):
+    """Also when the flows that a packet met are the same as before; otherwise Open vSwitch keeps the decision."""
+    plan = PolicyPlan(DPID, named(small(), bridge))
+    driven = Driven(ovs.mgmt(bridge), plan, version, forget_cached=forgets)
+    driven.settle()
+    probe = ethernet("02:00:00:00:00:02", "02:00:00:00:00:01", 0x0800, ipv4("10.1.0.1", "10.1.0.2", 17, bytes(8)))
+
+    def cached():
+        ovs.appctl("revalidator/wait")
+        return [line for line in ovs.appctl("dpctl/dump-flows").splitlines() if "10.1.0.1" in line]
+
+    for _ in range(2 * TURNS + 1):  # all bits, and round
+        ovs.appctl("netdev-dummy/receive", f"{bridge}a", probe)
+        wait_until(cached)
+        plan.change(with_inbound(plan.policy, rule("inbound", "tcp", str(plan.revision + 1000), ANYONE, 99)))
+        driven.policy_changed()
+        assert bool(cached()) != forgets
+        if not forgets:
+            break
+    again = Driven(ovs.mgmt(bridge), plan, version, forget_cached=forgets)
+    again.settle()
+    assert not any(kind in (14, 33, 34) for kind in again.sent), "a right switch is left alone, its turn too"
+    driven.close()
+    again.close()
+
+
+def wait_until(done):
+    end = time.monotonic() + 10
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("version", [5, 4])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -169,6 +170,7 @@ REPRESENTATIVE = (
          (Load(78, bits("reg4")), Resubmit(35)), cookie=0xD0F1_0300_0000_004E),
     Flow(30, 1000, match(**TCP, tcp_src=(0, 1), ipv4_dst=(ADDRESS, 0xFF0000FF)), ()),
     Flow(30, 1000, match(**IP, ip_proto=IP_ICMP, icmp_type=8, icmp_code=0), (Resubmit(35),)),
+    Flow(40, 65535, match(pkt_mark=(1 << 31, 1 << 31)), ()),
     Flow(33, 900, match(reg1=6, reg2=5, reg3=4, **IP6), (Load(5, bits("reg4")), Load(1, bits("reg1", 2, 2)))),
     Flow(35, 110, match(**IP, ct_state=state(CT_NEW | CT_REL | CT_TRK)), (COMMIT,)),
     Flow(35, 109, match(ct_label=(5, 0xFFFFFFFF), reg4=(1 << 31, 1 << 31)), (Resubmit(40),)),
@@ -334,9 +336,12 @@ def test_flushing_a_zone_leaves_the_others(ovs: DummyOvs, controller: Controller
         "in_port(1),eth(src=02:00:00:00:00:01,dst=02:00:00:00:00:02),eth_type(0x0800),"
         "ipv4(src=10.0.0.1,dst=10.0.0.2,proto=17,tos=0,ttl=64,frag=no),udp(src=1,dst=2)"
     )
-    for flow in (track, other):
+    for zone, flow in ((5, track), (6, other)):
         controller.bundle(wire.flow_mod(controller.version, 6, flow))
-        ovs.appctl("netdev-dummy/receive", "p1", packet)
+        ovs.appctl("netdev-dummy/receive", "p1", packet)  # the answer says that it is queued
+        end = time.monotonic() + 10
+        while f"zone={zone}" not in ovs.appctl("dpctl/dump-conntrack") and time.monotonic() < end:
+            time.sleep(0.01)
     zones = ovs.appctl("dpctl/dump-conntrack")
     assert ("zone=5" in zones, "zone=6" in zones) == (True, True)
     assert controller.ask(wire.ct_flush_zone(controller.version, 7, 5)) == []

@@ -11,9 +11,27 @@ import pytest
 import strategies as our
 from hypothesis import given
 from hypothesis import strategies as st
-from representative import DB, EVERY, HERE, ICMP, IN, OUT, OUTSIDE, SITE, TCP, UDP, WEB, Net, representative, tcp
+from representative import (
+    DB,
+    EVERY,
+    FAR,
+    HERE,
+    ICMP,
+    IN,
+    OPEN,
+    OUT,
+    OUTSIDE,
+    SITE,
+    TCP,
+    UDP,
+    WEB,
+    Net,
+    representative,
+    tcp,
+)
 
-from firewall_app.pipeline.compile import Rulings, peer_networks, ports_here, rule_units, units, uplinks_here
+from firewall_app.openflow.oxm import encode_instructions
+from firewall_app.pipeline.compile import MOST_SETS, Rulings, peer_networks, ports_here, rule_units, units, uplinks_here
 from firewall_app.pipeline.flow import match, texts
 from firewall_app.pipeline.tables import BY_ID, GUARD, OWN_SET, PEERS, TABLES, TAG_SET, cookie_parts
 from firewall_app.pipeline.unit import (
@@ -39,6 +57,7 @@ from firewall_app.policy.model import (
     Port,
     PortRange,
     Rule,
+    Tag,
     network,
 )
 
@@ -157,7 +176,7 @@ def addresses(count: int) -> tuple[str, ...]:
 def test_a_rule_costs_the_sum_of_its_addresses_and_port_masks(net: Net, count, ports, flows) -> None:
     rule = Rule(IN, UDP, PortRange(*ports), Peer(addresses=addresses(count)), 7)
     owner = Firewall("f", "default", "fw", (rule,), number=3)
-    made = [flow for unit in rule_units(net.policy, owner, rule) if unit is not None for flow in unit.flows()]
+    made = [flow for unit in rule_units(net.policy, owner, IN)[7] if unit is not None for flow in unit.flows()]
     assert len(made) == len({flow.key for flow in made}) == flows
 
 
@@ -180,6 +199,30 @@ def test_T046_a_rule_that_outgrows_its_flows_rewrites_nothing_of_others(net: Net
         assert net.reached(OUTSIDE, replace(tcp(OUTSIDE, WEB, 1000, 8001), src=member)) == {WEB}
         last = replace(tcp(OUTSIDE, WEB, 1000, 8001), src=network(addresses(40)[-1]).value)
         assert net.reached(OUTSIDE, last) == ({WEB} if policy is grown else set())
+
+
+def test_a_firewall_that_names_many_sets_asks_a_bounded_number_and_means_what_it_says(net: Net) -> None:
+    """Beyond, the newest rules are spelled out: more flows, and never a packet that a rule allows and no flow does."""
+    draft = net.policy.edit()
+    names = [f"t{n}" for n in range(100)]
+    for name in names:
+        draft.put(Tag("default", name))
+    draft.put(Droplet(3, tags=("t99",)))
+    draft.put(Droplet(4, tags=("t0",)))
+    rules = tuple(
+        Rule(IN, TCP, PortRange(1000 + n, 1000 + n), Peer(tags=(name,), addresses=("192.0.2.9",)), 100 + n)
+        for n, name in enumerate(names)
+    )
+    draft.put(Firewall("f-db", "default", "db", rules, (), (2,)))
+    net.fleet.follow(draft.done())
+    number = draft.peek().firewalls["f-db"].number
+    asked = units(net.fleet.policy, HERE, SITE.interfaces[HERE], Rulings())["firewall", f"{number} inbound"]
+    assert len(asked.sets) == MOST_SETS
+    assert net.reached(OPEN, tcp(OPEN, DB, 5000, 1099)) == {DB}
+    assert net.reached(OPEN, tcp(OPEN, DB, 5000, 1000)) == set()
+    assert net.reached(FAR, tcp(FAR, DB, 5000, 1000)) == {OUTSIDE, DB}
+    assert net.reached(OUTSIDE, replace(tcp(OUTSIDE, DB, 5000, 1098), src=network("192.0.2.9").value)) == {DB}
+    assert max(len(encode_instructions(flow.actions)) for flow in net.fleet.members[HERE].switch.flows.values()) < 8192
 
 
 def test_T050_an_address_that_joins_a_tag_is_one_flow_for_each_direction(net: Net) -> None:

@@ -137,6 +137,29 @@ def test_a_rule_whose_peer_is_written_anew_keeps_its_id(world):
     assert [r.id for r in updated.inbound_rules] == [core.policy.counters.rule, second.id]
 
 
+def test_a_droplet_is_behind_no_more_firewalls_than_a_switch_can_ask(world):
+    core, _, _ = world
+    core.limits = Limits(firewalls=2)
+    droplets.put(core, 102, "default", "db", ("db",))
+    assert len(core.policy.firewalls_of(101)) == 1
+    second = firewalls.create(core, "default", spec(name="second", droplet_ids=(101,))).value
+    third = firewalls.create(core, "default", spec(name="third")).value
+    for attach in (
+        lambda: firewalls.add_droplets(core, "default", third.id, (101,)),
+        lambda: firewalls.add_tags(core, "default", third.id, ("web",)),
+        lambda: firewalls.create(core, "default", spec(name="fourth", tags=("web",))),
+    ):
+        before = core.policy
+        with pytest.raises(Invalid, match="droplet 101 would be behind 3 firewalls; no more than 2"):
+            attach()
+        assert core.policy is before
+    firewalls.add_tags(core, "default", third.id, ("db",))
+    with pytest.raises(Invalid, match="droplet 101 would be behind 3"):
+        droplets.put(core, 101, "default", "web", ("web", "db"))
+    core.limits = Limits(firewalls=1)  # what is there already may be changed, and taken away
+    firewalls.remove_droplets(core, "default", second.id, (101,))
+
+
 def test_T095_only_writes_that_keep_established_connections_do_not_cut(world):
     core, _, _ = world
     cut = core.units(DPID, INTERFACES).cut

@@ -14,7 +14,7 @@ import netaddr
 from ..pipeline.compile import peer_networks, rule_units
 from ..pipeline.flow import Flow, texts
 from ..pipeline.tables import Kind, cookie_parts
-from ..pipeline.unit import PortGuards, SystemRule
+from ..pipeline.unit import PortGuards, RuleFlows, SetMembers, SystemRule
 from ..policy.model import Direction, Droplet, Firewall, Port, PortRules, Rule, Tag, network, tag_key
 from ..policy.policy import Policy
 from ..progress import SwitchReport
@@ -214,7 +214,13 @@ def port_rules(policy: Policy, view: PortView, own: PortRules) -> Json:
         "own": port_id in policy.port_rules,
         "inbound_rules": rules(own.inbound_rules),
         "outbound_rules": rules(own.outbound_rules),
-        "rules": [_resolved(policy, owner, value) for owner in policy.rule_sets_of(found) for value in owner.rules],
+        "rules": [
+            _resolved(policy, owner, value, units.get(value.id, ()))
+            for owner in policy.rule_sets_of(found)
+            for direction in Direction
+            for units in (rule_units(policy, owner, direction),)
+            for value in owner.in_direction(direction)
+        ],
         "system_rules": _system_rules(view),
     }
 
@@ -236,8 +242,9 @@ def _system_rules(view: PortView) -> list[Json]:
     ]
 
 
-def _resolved(policy: Policy, owner: Firewall | PortRules, value: Rule) -> Json:
-    units = rule_units(policy, owner, value)
+def _resolved(
+    policy: Policy, owner: Firewall | PortRules, value: Rule, units: tuple[RuleFlows | SetMembers | None, ...]
+) -> Json:
     return {
         **_owned(owner, value),
         "addresses": [str(network) for network in peer_networks(policy, owner.account, value)],

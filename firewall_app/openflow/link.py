@@ -77,6 +77,7 @@ class Link:
         reply_timeout: float,
         audit_interval: float,
         pickup_grace: int = 0,
+        forget_cached: bool | None = None,
     ) -> None:
         self.dpid = f"{datapath.id:016x}"
         self._owner = owner
@@ -99,6 +100,7 @@ class Link:
             reply_timeout=reply_timeout,
             audit_interval=audit_interval,
             pickup_grace=pickup_grace,
+            forget_cached=forget_cached,
         )
 
     def run(self) -> None:

@@ -29,6 +29,7 @@ from ..pipeline.unit import TURNS, Generation, PickUp, PortProtection, Turn, Uni
 from ..progress import SwitchReport, Sync, Wanted
 from . import wire
 
+LAST_THAT_REMEMBERS = (3, 1)  # the newest release of which it is known (docs/decisions/0017)
 OLDEST = (2, 8)  # the first Open vSwitch with resubmit(,table,ct)
 FRAGMENTS_NX_MATCH = 3  # OFPC_FRAG_NX_MATCH: a first fragment keeps its ports, a later one has none
 RETRY_FIRST, RETRY_MOST = 5.0, 300.0  # seconds until a refused change is tried again
@@ -73,6 +74,7 @@ class Session:
     def __init__(
         self, dpid: str, version: int, plan: Plan, now: Moment, address: str | None = None, *,
         reply_timeout: float = 30, audit_interval: float = 300, pickup_grace: int = 0,
+        forget_cached: bool | None = None,
     ) -> None:  # fmt: skip
         self.dpid = dpid
         self.dead: str | None = None
@@ -86,9 +88,11 @@ class Session:
         self._plan = plan
         self._reply_timeout, self._audit_interval = reply_timeout, audit_interval
         self._pickup_grace = pickup_grace
+        self._forget_cached = forget_cached  # None: by the switch's version
         self._state = State.READING
         self._xid = 0x80000000
         self._bundle = 0
+        self._discard = 0  # the xid of the last; a switch that has forgotten the bundle refuses it
         self._expected: dict[int, str] = {}  # xids that must be answered, and what was asked
         self._deadline: float | None = None
         self._dirty = False
@@ -231,7 +235,10 @@ class Session:
             return []
         self.report = replace(self.report, software=f"{message.hardware} {message.software}".strip())
         found = re.match(r"(\d+)\.(\d+)", message.software)
-        if message.hardware != "Open vSwitch" or not found or (int(found[1]), int(found[2])) < OLDEST:
+        release = (int(found[1]), int(found[2])) if found else (0, 0)
+        if self._forget_cached is None:
+            self._forget_cached = release <= LAST_THAT_REMEMBERS
+        if message.hardware != "Open vSwitch" or release < OLDEST:
             self._state, self._deadline = State.UNFIT, None
             wanted = ".".join(map(str, OLDEST))
             why = f"Open vSwitch {wanted} or newer is needed; this is {self.report.software!r}"
@@ -283,7 +290,10 @@ class Session:
         turn = self._desired.unit(TURN)
         if not isinstance(turn, Turn):
             turn = Turn(_turn(self._actual))
-        touched = self._desired.update({**units, GENERATION: generation, TURN: turn})
+        wanted: dict[UnitKey, Unit] = {**units, GENERATION: generation}
+        if self._forget_cached:
+            wanted[TURN] = turn
+        touched = self._desired.update(wanted)
         looked = None if self._look_at is None else self._look_at | touched
         changes = difference(self._desired, self._actual, looked)
         # After a reading one cannot know what was there before: what someone took away may have admitted a connection.
@@ -293,9 +303,9 @@ class Session:
         kept = cut <= self.report.confirmed < revision
         if unknown or (not kept and changes.takes_away(_judges, _asks_no_less)):
             touched |= self._desired.put(GENERATION, Generation(next_generation(generation.number)))
-        if changes:
+        if changes and self._forget_cached:
             touched |= self._desired.put(TURN, Turn((turn.number + 1) % TURNS))
-            changes = difference(self._desired, self._actual, None if looked is None else looked | touched)
+        changes = difference(self._desired, self._actual, None if looked is None else looked | touched)
         self._look_at = set()
         slots = frozenset(unit.slot for unit in units.values() if isinstance(unit, PortProtection) and unit.tracked)
         self.report = replace(self.report, interfaces=dict(self._interfaces))
@@ -341,7 +351,8 @@ class Session:
 
     def _commit_or_discard(self, now: Moment) -> list[bytes]:
         if self._errors:
-            out = [wire.bundle_discard(self._version, self._next_xid(), self._bundle)]
+            self._discard = self._next_xid()
+            out = [wire.bundle_discard(self._version, self._discard, self._bundle)]
             return out + self._refused(now)
         self._state = State.COMMITTING
         return [wire.bundle_commit(self._version, self._ask("a commit", now), self._bundle)]
@@ -379,6 +390,8 @@ class Session:
         return self._compare(now) if self._dirty else []
 
     def _on_error(self, error: wire.Error, now: Moment) -> list[bytes]:
+        if error.xid == self._discard:
+            return []
         asked = self._expected.get(error.xid)
         if error.xid in self._added or (self._state is State.ADDING and asked is None):
             self._errors.append(error)

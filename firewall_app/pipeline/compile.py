@@ -27,6 +27,11 @@ from .unit import (
 )
 from .unit_rule import DIRECTIONS
 
+# The sets that one firewall asks in one direction: Open vSwitch follows 4,096 resubmits for a packet, two for each set.
+MOST_SETS = 64
+# The firewalls that one port asks.  No more are accepted (service/core.py); were there more, they would not count.
+MOST_FIREWALLS = 1000
+
 
 @dataclass(frozen=True)
 class Rulings:
@@ -58,8 +63,8 @@ def units(policy: Policy, dpid: str, interfaces: Mapping[int, str], rulings: Rul
         in_force |= {rule_set.number: rule_set for rule_set in sets}
         if sets or rulings.closed:
             for direction, number in DIRECTIONS.items():
-                asked = tuple(sorted(s.number for s in sets if s.in_direction(direction)))
-                found["rules of", f"{port.id} {direction.value}"] = PortFirewalls(port.slot, number, asked)
+                asked = sorted(s.number for s in sets if s.in_direction(direction))[:MOST_FIREWALLS]
+                found["rules of", f"{port.id} {direction.value}"] = PortFirewalls(port.slot, number, tuple(asked))
     for rule_set in in_force.values():
         _add_rules(found, policy, rule_set)
     return found
@@ -76,37 +81,50 @@ def _add_rules(found: dict[UnitKey, Unit], policy: Policy, rule_set: Firewall | 
     for direction in Direction:
         asked: dict[AddressSet, None] = {}
         plain = False
-        for rule in rule_set.in_direction(direction):
-            flows, own_set = rule_units(policy, rule_set, rule)
+        for flows, own_set in rule_units(policy, rule_set, direction).values():
             if not (flows.networks or flows.sets):
                 continue
-            found["rule", str(rule.id)] = flows
+            found["rule", str(flows.rule_id)] = flows
             if own_set is not None:
-                found["own set", str(rule.id)] = own_set
+                found["own set", str(flows.rule_id)] = own_set
             plain |= bool(flows.networks)
             asked |= dict.fromkeys(members for members, _ in flows.sets)
-            for key in _tags(policy, rule_set, rule):
-                number = policy.tags[key].number
-                name = "tag", f"{number} {direction.value}"
-                if name not in found:  # of all rules that name it, once
-                    found[name] = SetMembers(AddressSet(TAG_SET, number), direction, tag_networks(policy, key))
+        for key in {key for rule in rule_set.in_direction(direction) for key in _tags(policy, rule_set, rule)}:
+            members = AddressSet(TAG_SET, policy.tags[key].number)
+            name = "tag", f"{members.number} {direction.value}"
+            if members in asked and name not in found:  # of all rules that name it, once
+                found[name] = SetMembers(members, direction, tag_networks(policy, key))
         if plain or asked:
             found["firewall", f"{rule_set.number} {direction.value}"] = FirewallSets(
                 rule_set.number, direction, plain, tuple(sorted(asked))
             )
 
 
-def rule_units(policy: Policy, rule_set: Firewall | PortRules, rule: Rule) -> tuple[RuleFlows, SetMembers | None]:
-    """What one rule comes to: its flows, and the set of its own addresses when it needs one."""
-    own = own_networks(policy, rule_set.account, rule)
-    plain = is_plain(own, rule.protocol, rule.ports)
-    own_set = None if plain else SetMembers(AddressSet(OWN_SET, rule.id), rule.direction, own)
-    sets = [] if own_set is None else [(own_set.set, tuple(sorted({network.version for network in own})))]
-    sets += [(AddressSet(TAG_SET, policy.tags[key].number), (4, 6)) for key in _tags(policy, rule_set, rule)]
-    flows = RuleFlows(
-        rule.id, rule_set.number, rule.direction, rule.protocol, rule.ports, own if plain else (), tuple(sets)
-    )
-    return flows, own_set
+def rule_units(
+    policy: Policy, rule_set: Firewall | PortRules, direction: Direction
+) -> dict[int, tuple[RuleFlows, SetMembers | None]]:
+    """What each rule of a direction comes to, by its id: its flows, and the set of its own addresses if it has one.
+
+    A firewall asks no more than MOST_SETS sets: the oldest rules have theirs, the rest is spelled out.
+    """
+    asked: set[AddressSet] = set()
+    found: dict[int, tuple[RuleFlows, SetMembers | None]] = {}
+    for rule in sorted(rule_set.in_direction(direction), key=lambda rule: rule.id):
+        own, keys = own_networks(policy, rule_set.account, rule), _tags(policy, rule_set, rule)
+        sets: dict[AddressSet, tuple[int, ...]] = {AddressSet(TAG_SET, policy.tags[key].number): (4, 6) for key in keys}
+        if len(asked | sets.keys()) > MOST_SETS:
+            own, sets = peer_networks(policy, rule_set.account, rule), {}
+        asked |= sets.keys()
+        own_set = None
+        if len(asked) < MOST_SETS and not is_plain(own, rule.protocol, rule.ports):
+            own_set = SetMembers(AddressSet(OWN_SET, rule.id), direction, own)
+            sets = {own_set.set: tuple(sorted({network.version for network in own})), **sets}
+            asked.add(own_set.set)
+        flows = RuleFlows(
+            rule.id, rule_set.number, direction, rule.protocol, rule.ports, () if own_set else own, tuple(sets.items())
+        )
+        found[rule.id] = flows, own_set
+    return found
 
 
 def _tags(policy: Policy, rule_set: Firewall | PortRules, rule: Rule) -> list[TagKey]:

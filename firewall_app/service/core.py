@@ -16,7 +16,8 @@ from typing import Generic, Protocol, TypeVar
 
 from ..pipeline.compile import Rulings, units
 from ..pipeline.flow import Flow
-from ..policy.errors import NotFound, StoreError, Unreachable
+from ..policy.errors import Invalid, NotFound, StoreError, Unreachable
+from ..policy.model import Droplet, Firewall
 from ..policy.policy import Change, Counters, Draft, Policy
 from ..progress import Progress, SwitchReport, Sync, Wanted
 
@@ -90,6 +91,7 @@ class Limits:
     tags: int = 5
     rules: int = 50
     entries: int = 1000
+    firewalls: int = 30
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ class Core:
             touched = draft.touched
             before, revision = self.policy, self.revision
             after = draft.done()
+            self._check_firewalls(before, after, changes)
             if changes:
                 try:
                     revision = self._stored(lambda: self.store.commit(changes, counters, self.revision))
@@ -166,6 +169,25 @@ class Core:
             if dpid in self._switches:
                 self._switches[dpid].policy_changed()
         return Written(value, revision, hosts)
+
+    def _check_firewalls(self, before: Policy, after: Policy, changes: Iterable[Change]) -> None:
+        """Raises Invalid when a droplet would be behind more firewalls than a switch may be told to ask."""
+        for change in changes:
+            old, new = change.old, change.new
+            reached: Iterable[int] = ()
+            if isinstance(new, Firewall):
+                attached = (new.droplet_ids, new.tag_keys)
+                if not isinstance(old, Firewall) or (old.droplet_ids, old.tag_keys) != attached:
+                    reached = after.droplets_behind(new)
+            elif isinstance(new, Droplet):
+                reached = (new.id,)
+            for droplet_id in reached:
+                count = len(after.firewalls_of(droplet_id))
+                if count > max(self.limits.firewalls, len(before.firewalls_of(droplet_id))):
+                    most = self.limits.firewalls
+                    raise Invalid.one(
+                        "", f"droplet {droplet_id} would be behind {count} firewalls; no more than {most} are allowed"
+                    )
 
     def _stored(self, work: Callable[[], T]) -> T:
         with self._storing:
