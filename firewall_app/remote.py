@@ -95,6 +95,7 @@ def _port(found: Mapping[str, Any], slot: int) -> Port:
     return Port(
         found["id"], found["droplet_id"], found["hypervisor"], interface,
         found["number"] if interface is None else None, found["mac"], tuple(found["addresses"]), slot=slot,
+        max_connections=found["max_connections"],
     )  # fmt: skip
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from oslo_config import cfg
 
-from .policy.model import DEFAULT_ACCOUNT
+from .policy.model import DEFAULT_ACCOUNT, MOST_CONNECTIONS
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+def _option(default: Any, text: str, **bounds: int) -> Any:
+    return field(default=default, metadata={"help": text, "bounds": bounds})
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,13 @@ class Settings:
     max_entries: int = _option(1000, "entries in one list of a rule's sources or destinations")
     max_body: int = _option(1 << 20, "bytes of one request body")
     max_connections: int = _option(1000, "HTTP connections at once")
+    max_port_connections: int = _option(
+        0,
+        "connections of one port that hypervisors track at once, for ports without a `max_connections` of their own; "
+        "0: no limit. `python -m firewall_app.zones` puts the limits in force",
+        min=0,
+        max=MOST_CONNECTIONS,
+    )
     http_timeout: int = _option(30, "seconds that an HTTP client may take to send a request")
     reply_timeout: int = _option(30, "seconds that a switch may take to answer before it is disconnected")
     audit_interval: int = _option(
@@ -79,7 +86,7 @@ def read(conf: cfg.ConfigOpts) -> Settings:
     for option in fields(Settings):
         kind = _TYPES[type(option.default)]
         default = list(option.default) if isinstance(option.default, tuple) else option.default
-        options.append(kind(option.name, default=default, help=option.metadata["help"]))
+        options.append(kind(option.name, default=default, help=option.metadata["help"], **option.metadata["bounds"]))
     conf.register_opts(options, group="firewall")
     values = {option.name: conf.firewall[option.name] for option in fields(Settings)}
     values["uplinks"] = tuple(values["uplinks"])

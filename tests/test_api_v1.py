@@ -204,6 +204,7 @@ def test_a_port_is_registered_replaced_and_removed(world: World) -> None:
         "number": 3,
         "mac": "02:00:00:00:00:aa",
         "addresses": ["192.0.2.9"],
+        "max_connections": None,
         "status": "succeeded",
         "error": None,
         "created_at": created.json["created_at"],

@@ -417,7 +417,7 @@ def test_rule_ids_never_go_back(url: str, store: Store) -> None:
 def test_a_newer_schema_is_refused(url: str) -> None:
     Store.open(url).close()
     raw(url, "UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(StoreError, match=r"schema version 9999, this program knows up to 0002.*restore a backup"):
+    with pytest.raises(StoreError, match=r"schema version 9999, this program knows up to 0003.*restore a backup"):
         Store.open(url)
 
 

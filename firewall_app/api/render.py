@@ -199,9 +199,21 @@ def port(view: PortView) -> Json:
         "number": view.number,
         "mac": value.mac,
         "addresses": list(value.addresses),
+        "max_connections": value.max_connections,
         "status": view.status.value,
         "error": view.error,
         "created_at": moment(value.created_at),
+    }
+
+
+def zone(value: Port, default: int) -> Json:
+    """The conntrack zone of a port, and the limit that holds there; 0 is none."""
+    own = value.max_connections
+    return {
+        "zone": value.slot,
+        "port": value.id,
+        "droplet_id": value.droplet_id,
+        "max_connections": own if own is not None else default,
     }
 
 

@@ -103,6 +103,11 @@ def _number(value: int) -> int:
     return value
 
 
+def _connections(value: int) -> int:
+    _port_with(interface="eth0", number=None, max_connections=value)
+    return value
+
+
 def _own_address(text: str) -> str:
     _address(text)
     _port_with(interface="eth0", number=None, addresses=(text,))
@@ -310,6 +315,7 @@ class PortBody(Body):
     number: Annotated[int, AfterValidator(_number)] | None = None
     mac: Annotated[str, AfterValidator(_mac)]
     addresses: list[Annotated[str, AfterValidator(_own_address)]] | None = None
+    max_connections: Annotated[int, AfterValidator(_connections)] | None = None
     id: ReadOnly
     status: ReadOnly
     error: ReadOnly

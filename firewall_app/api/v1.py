@@ -53,6 +53,13 @@ def list_flows(call: Call, dpid: str) -> object:
     return {"flows": render.flows(call.core.policy, stats)}
 
 
+def list_zones(call: Call, dpid: str) -> object:
+    """Not paged: limits are put in force for all zones or for none."""
+    hypervisors.find(call.core, dpid)
+    found = sorted(hypervisors.ports(call.core, dpid), key=lambda port: (port.slot, port.id))
+    return {"zones": [render.zone(port, call.settings.max_port_connections) for port in found]}
+
+
 def resync(call: Call, dpid: str) -> object:
     call.core.switch(dpid).resync()
     return render.hypervisor(hypervisors.find(call.core, dpid))
@@ -119,6 +126,7 @@ def put_port(call: Call, port_id: str) -> object:
             number=ofport,
             mac=body.mac,
             addresses=tuple(body.addresses or ()),
+            max_connections=body.max_connections,
         )
     except ValueError as error:
         raise Invalid([Fault("", str(error))]) from None
@@ -223,6 +231,7 @@ ROUTES = (
     Route("PUT", _HYPERVISOR, put_hypervisor, 200, schemas.HypervisorBody, created=True),
     Route("DELETE", _HYPERVISOR, delete_hypervisor, 204),
     Route("GET", f"{_HYPERVISOR}/flows", list_flows, 200),
+    Route("GET", f"{_HYPERVISOR}/zones", list_zones, 200),
     Route("POST", f"{_HYPERVISOR}/resync", resync, 202),
     Route("GET", "/v1/droplets", list_droplets, 200),
     Route("GET", _DROPLET, get_droplet, 200),

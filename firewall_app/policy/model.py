@@ -16,6 +16,7 @@ from typing import NamedTuple
 import netaddr
 
 DEFAULT_ACCOUNT = "default"
+MOST_CONNECTIONS = 2**31 - 1  # of one port: what every version of Open vSwitch takes
 
 
 class Direction(Enum):
@@ -308,7 +309,8 @@ class Port:
     """A switch port of a hypervisor that belongs to a droplet.
 
     `interface` or `number` says which switch port it is.  `slot` is its 16-bit name inside the switch, and its
-    conntrack zone (pipeline/tables.py); the store gives it out.
+    conntrack zone (pipeline/tables.py); the store gives it out.  No flow depends on `max_connections`: OpenFlow knows
+    no such limit, and `firewall_app/zones.py` carries it to the hypervisor.
     """
 
     id: str
@@ -320,6 +322,7 @@ class Port:
     addresses: tuple[str, ...] = ()
     slot: int = field(default=0, compare=False)
     created_at: datetime | None = field(default=None, compare=False)
+    max_connections: int | None = None  # tracked at once; 0: no limit, None: the setting's default
 
     def __post_init__(self) -> None:
         _must(_PORT_ID, self.id, "a port id: 1 to 64 letters, digits, '.', '_', ':', '-'")
@@ -336,6 +339,10 @@ class Port:
         for text in self.addresses:
             if network(text).prefix == 0:
                 raise ValueError(f"{text!r} would let the droplet send from any address")
+        if self.max_connections is not None and not 0 <= self.max_connections <= MOST_CONNECTIONS:
+            raise ValueError(
+                f"{self.max_connections} is not a number of connections: 1 to 2147483647, or 0 for no limit"
+            )
 
     @cached_property
     def networks(self) -> tuple[Network, ...]:

@@ -87,6 +87,7 @@ def row_of(entity: Entity) -> dict[str, Any]:
                 "addresses": _json(entity.addresses),
                 "slot": entity.slot,
                 "created_at": moment(entity.created_at),
+                "max_connections": entity.max_connections,
             }
         case Firewall():
             return {
@@ -181,6 +182,7 @@ def port(row: Row) -> Port:
         addresses=_texts(row, "addresses"),
         slot=number(row, "slot"),
         created_at=_when(row, "created_at"),
+        max_connections=None if row["max_connections"] is None else number(row, "max_connections"),
     )
 
 

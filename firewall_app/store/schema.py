@@ -82,6 +82,7 @@ ports = Table(
     Column("addresses", Text, nullable=False),
     Column("slot", Number, nullable=False),
     Column("created_at", Text),
+    Column("max_connections", Number),
     # Zone 0 is the host's own: a port without a slot must never reach a switch.
     CheckConstraint("slot BETWEEN 1 AND 65535", name="slot_given"),
 )
