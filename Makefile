@@ -48,7 +48,9 @@ fuzz: rooted install   ## random frames into the ports of a real ovs-vswitchd (F
 
 docs: install   ## write the pages that are generated from the code
 	@$(V)/python -m firewall_app.pipeline > docs/pipeline.md
+	@$(V)/python -m firewall_app.pipeline counts > docs/flows.md
 	@$(V)/python -m firewall_app.settings > docs/options.md
+	@$(V)/python tests/behaviours.py > docs/behaviours.md
 
 clean:          ## remove what make made
 	@rm -rf .venv .wheels run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

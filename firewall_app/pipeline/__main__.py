@@ -1,3 +1,12 @@
-from .pages import page
+"""Prints a page of the documentation: `python -m firewall_app.pipeline [counts]`."""
 
+import sys
+
+from . import counts, pages
+
+PAGES = {(): pages.page, ("counts",): counts.page}
+
+page = PAGES.get(tuple(sys.argv[1:]))
+if page is None:
+    sys.exit("usage: python -m firewall_app.pipeline [counts]")
 print(page(), end="")
