@@ -16,14 +16,15 @@ import pytest
 from api_server import HV1, HV2, World
 from frames import checksum, ethernet, icmp6, ipv4, ipv6
 
-import lab.walk
+import lab.draw
 from firewall_app.policy.decide import Decision, Packet, Verdict, decide
 from firewall_app.policy.model import Protocol, address
 from firewall_app.policy.policy import Policy
 from lab.cloud import EVERYWHERE, inbound, outbound
+from lab.draw import Call, Draw, Party, meant, party, register
 from lab.system import write_sysctls
 from lab.truth import Case, all_pairs
-from lab.walk import Call, Draw, Party, Seen, Site, lab_site, meant, party, register, replay, script, shortened, walk
+from lab.walk import Seen, Site, lab_site, replay, script, shortened, walk
 
 ANY_TCP_UDP_ICMP = [("tcp", "0"), ("udp", "0"), ("icmp", "0")]
 OUT = [outbound(protocol, ports) for protocol, ports in ANY_TCP_UDP_ICMP]
@@ -77,8 +78,8 @@ def test_a_walk_that_disagrees_says_how_to_come_there_again(site, monkeypatch):
         there = any(firewall.name == "fw-2" for firewall in policy.firewalls.values())
         return Decision(Verdict.DROP, "so they say") if there else decide(policy, packet, opening)
 
-    monkeypatch.setattr(lab.walk, "decide", closes)
-    monkeypatch.setattr(lab.walk, "FIREWALLS", ("fw-2",))
+    monkeypatch.setattr(lab.draw, "decide", closes)
+    monkeypatch.setattr(lab.draw, "FIREWALLS", ("fw-2",))
     told: list[str] = []
     assert walk(site, 30, 2, say=told.append) > 0
     text = "\n".join(told)
@@ -417,7 +418,7 @@ def furnished() -> World:
         switch.connect()
     for number, dpid in enumerate((HV1, HV2), 1):
         world.good("PUT", f"/v1/hypervisors/{dpid}", {"name": f"hv-{number}", "uplinks": ["eth*"]})
-    for name in lab.walk.TAGS:
+    for name in lab.draw.TAGS:
         world.good("POST", "/v2/tags", {"name": name})
     for one in PARTIES.values():
         if one.droplet_id is not None:
@@ -526,4 +527,4 @@ def test_a_machine_may_claim_its_voices_and_the_prefixes_that_hold_the_last():
     assert one.address(6, 1) == "fd00:1::2:5"
     assert len(one.claims) == 6
     for prefix, text in zip(one.prefixes, one.voices[-1], strict=True):
-        assert lab.walk.ipaddress.ip_address(text) in lab.walk.ipaddress.ip_network(prefix)
+        assert lab.draw.ipaddress.ip_address(text) in lab.draw.ipaddress.ip_network(prefix)
