@@ -187,15 +187,22 @@ class PrivateOvs:
         made: list[str] = []
         for i, target in enumerate(targets):
             made += ["--", f"--id=@c{i}", "create", "Controller", f'target="{target}"']
-            made += [f"max_backoff={max_backoff}", "connection_mode=out-of-band"]
+            made += [f"max_backoff={max_backoff + 1}", "connection_mode=out-of-band"]
         names = ",".join(f"@c{i}" for i in range(len(targets)))
         # One transaction, so that no controller is ever tried with other settings.
         self.vsctl(*made[1:], "--", "set", "Bridge", bridge, f"controller=[{names}]")
+        # Heeded when it changes, not from the start (ofproto/connmgr.c).
+        for uuid in self._controllers(bridge):
+            self.vsctl("set", "Controller", uuid, f"max_backoff={max_backoff}")
 
     def connected(self, bridge: str) -> bool:
         """Whether a controller is connected, as the switch sees it."""
-        targets = self.vsctl("--bare", "get", "Bridge", bridge, "controller").strip("[]").replace(",", " ").split()
-        return any(self.vsctl("get", "Controller", uuid, "is_connected") == "true" for uuid in targets)
+        return any(
+            self.vsctl("get", "Controller", uuid, "is_connected") == "true" for uuid in self._controllers(bridge)
+        )
+
+    def _controllers(self, bridge: str) -> list[str]:
+        return self.vsctl("--bare", "get", "Bridge", bridge, "controller").strip("[]").replace(",", " ").split()
 
     def add_port(
         self,

@@ -298,6 +298,9 @@ def test_a_switch_that_is_not_there_is_a_503(world: World) -> None:
         ("wait=soon", None),
         ("return=minimal", None),
         ("wait", None),
+        ("keep-established", "keep-established"),
+        ("Keep-Established; x, wait=2", "keep-established, wait=2"),
+        ("wait=2, wait=9,keep-established", "keep-established, wait=2"),
         (",;=", None),
     ],
 )
@@ -305,6 +308,29 @@ def test_preferences_are_read_as_rfc_7240_has_them(world: World, sent: str, appl
     answer = world.call("POST", "/v2/firewalls", FIREWALL, headers={"Prefer": sent})
     assert answer.status == 202
     assert answer.headers.get("Preference-Applied") == applied
+
+
+def test_T095_only_writes_that_say_so_keep_established_connections(world: World) -> None:
+    def cut() -> int:
+        return world.core.units(HV1, world.switches[HV1].interfaces).cut
+
+    made = world.call("POST", "/v2/firewalls", FIREWALL).json["firewall"]["id"]
+    first = cut()
+    assert first == world.core.revision
+    for method, path, body in (
+        ("DELETE", f"/v2/firewalls/{made}/rules", {"inbound_rules": FIREWALL["inbound_rules"]}),
+        ("PUT", f"/v2/firewalls/{made}", FIREWALL),
+        ("DELETE", f"/v2/firewalls/{made}", None),
+        ("PUT", "/v1/ports/p101/rules", {"inbound_rules": FIREWALL["inbound_rules"]}),
+        ("DELETE", "/v1/ports/p101/rules", None),
+    ):
+        answer = world.call(method, path, body, headers={"Prefer": "keep-established"})
+        assert answer.status < 300, (method, path, answer.body)
+        assert answer.headers["Preference-Applied"] == "keep-established"
+    assert world.core.revision > first
+    assert cut() == first
+    world.good("PUT", "/v1/ports/p101/rules", {"inbound_rules": FIREWALL["inbound_rules"]})
+    assert cut() == world.core.revision
 
 
 @pytest.mark.parametrize(("mode", "outcome"), [("confirm", "succeeded"), ("refuse", "failed")])

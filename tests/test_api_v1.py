@@ -323,6 +323,25 @@ def test_all_that_applies_to_a_port_is_listed_resolved(world: World) -> None:
     assert names == {"tagged", "other"}
 
 
+def test_what_always_passes_a_port_is_listed_with_its_flows(world: World) -> None:
+    world.good("PUT", "/v1/ports/p101/rules", {"inbound_rules": []})
+    rules = world.good("GET", "/v1/ports/p101/rules")["system_rules"]
+    names = {"arp", "rarp", "neighbour-discovery", "multicast-listener-discovery", "dhcp-client"}
+    assert {rule["name"] for rule in rules} == names
+    assert {(rule["name"], rule["direction"]) for rule in rules} >= {("arp", "inbound"), ("dhcp-client", "outbound")}
+    listed = [flow for rule in rules for flow in rule["flows"]]
+    held = {flow["flow"] for flow in world.good("GET", f"/v1/hypervisors/{HV1}/flows?port=p101")["flows"]}
+    assert listed
+    assert set(listed) <= held
+    past = {flow for flow in held if ("table=0," in flow or "table=10," in flow) and flow.endswith("resubmit(,40)")}
+    assert past - set(listed) == set(), "what goes past the rules is listed"
+    assert len(listed) == len(set(listed))
+    world.good("PUT", "/v1/ports/p101", {**world.good("GET", "/v1/ports/p101"), "interface": "absent0", "number": None})
+    assert all(rule["flows"] == [] for rule in world.good("GET", "/v1/ports/p101/rules")["system_rules"])
+    whole = world.good("GET", "/v1/ports/p101/rules")
+    world.good("PUT", "/v1/ports/p101/rules", whole)
+
+
 def test_rules_of_a_port_have_faults_too(world: World) -> None:
     path = "/v1/ports/p101/rules"
     assert world.call("PUT", path, {}).status == 422

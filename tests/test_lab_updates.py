@@ -62,8 +62,6 @@ def cloud():
         controller = lab.keep(Controller(lab.directory / "controller", host=lab.address, settings=settings))
         controller.start()
         lab.connect(controller.openflow_port)
-        for host in lab.hypervisors.values():
-            eager(host)
         built = Cloud(lab, controller)
         built.register_hypervisors()
         for name in MACHINES:
@@ -84,11 +82,6 @@ def clean(cloud):
     for host in cloud.lab.hypervisors.values():
         host.ovs.appctl("dpctl/flush-conntrack")
     cloud.settle()
-
-
-def eager(host):
-    """Has a switch try its controller every second, which Open vSwitch heeds when it changes and not from the start."""
-    host.ovs.vsctl("set", "Controller", host.bridge, "max_backoff=1001")
 
 
 def register(cloud, name):
@@ -607,7 +600,6 @@ def test_T145_a_bundle_that_idled_away_changes_nothing_and_is_made_again_whole(c
     finally:
         host.ovs.vsctl("remove", "Open_vSwitch", ".", "other_config", "bundle-idle-timeout")
         host.connect(f"tcp:{clean.lab.address}:{clean.controller.openflow_port}")
-        eager(host)
         proxy.close()
         wait_until("the switch has come back", lambda: host.connected, 20, 0.05)
         clean.wait_in_sync()
