@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from policies import DPID, small
 
 from firewall_app.openflow import wire
-from firewall_app.pipeline import counts
+from firewall_app.pipeline import counts, counts_page
 from firewall_app.pipeline.compile import Rulings, peer_networks, ports_here, units
 from firewall_app.pipeline.flow import Resubmit
 from firewall_app.pipeline.tables import BY_ID, RULES
@@ -44,7 +44,7 @@ class Setting:
 
 @cache
 def setting(index: int) -> Setting:
-    site = counts.SITES[index][1]()
+    site = counts_page.SITES[index][1]()
     return Setting(site.policy(), site.interfaces)
 
 
@@ -74,7 +74,7 @@ def doubles(made: Iterable[Unit]) -> tuple[Counter[str], int]:
 
 @pytest.fixture(scope="module")
 def printed() -> str:
-    return counts.page()
+    return counts_page.page()
 
 
 def test_the_committed_page_is_what_the_code_prints(printed: str) -> None:
@@ -100,9 +100,9 @@ def test_the_command_knows_no_other_page() -> None:
 def test_every_part_and_policy_and_change_is_on_it(printed: str) -> None:
     for part in counts.PARTS:
         assert f"\n| {part.each} | {part.flows} | " in printed
-    for number, (text, *_) in enumerate(counts.SITES, 1):
+    for number, (text, *_) in enumerate(counts_page.SITES, 1):
         assert f"\n{number}. {text}\n" in printed
-    for text in (text for there, back, _ in counts.CHANGES for text in (there, back)):
+    for text in (text for there, back, _ in counts_page.CHANGES for text in (there, back)):
         assert f"\n| {text} | " in printed
 
 
@@ -135,35 +135,38 @@ def test_flows_of_rules_are_those_of_the_tables_of_rules_and_the_counted_drops(p
 def test_rules_of_few_and_of_many_addresses_part_where_the_formula_says(last: int) -> None:
     """Every number of addresses of either IP version, and from 1 mask to many."""
     for v4, v6 in product(range(10), range(10)):
-        site = counts.Site()
+        site = counts_page.Site()
         site.droplets(1, "behind")
         peer = Peer((*(f"172.16.0.{n}" for n in range(v4)), *(f"2001:db8::{n}" for n in range(v6))))
         site.firewall("fw", site.rule(peer, PortRange(80 if last < 65534 else 1, last)), tags=("behind",))
         policy = site.policy()
-        made = compiled(policy, counts.HERE, site.interfaces, Rulings())
-        assert by_table(counts.parts(policy, counts.HERE, site.interfaces, Rulings())) == doubles(made)[0], (v4, v6)
+        made = compiled(policy, counts_page.HERE, site.interfaces, Rulings())
+        assert by_table(counts.parts(policy, counts_page.HERE, site.interfaces, Rulings())) == doubles(made)[0], (
+            v4,
+            v6,
+        )
 
 
 def test_every_part_is_met() -> None:
     """Or the random policies would say nothing about it."""
     met: Counter[counts.Part] = Counter()
-    for index in range(len(counts.SITES)):
+    for index in range(len(counts_page.SITES)):
         site = setting(index)
-        met += counts.parts(site.policy, counts.HERE, site.interfaces, Rulings())
-    extra = counts.Site()
+        met += counts.parts(site.policy, counts_page.HERE, site.interfaces, Rulings())
+    extra = counts_page.Site()
     extra.droplets(1)
     interfaces, policy = extra.interfaces, extra.policy()
     for rulings in (Rulings(), Rulings(track_open=False)):
-        met += counts.parts(policy, counts.HERE, interfaces, rulings)
+        met += counts.parts(policy, counts_page.HERE, interfaces, rulings)
     assert set(met) == set(counts.PARTS)
 
 
-@pytest.mark.parametrize("index", range(len(counts.SITES)))
+@pytest.mark.parametrize("index", range(len(counts_page.SITES)))
 def test_the_numbers_of_each_policy_are_those_of_its_compiled_flows(index: int) -> None:
     site = setting(index)
-    made = compiled(site.policy, counts.HERE, site.interfaces, Rulings())
+    made = compiled(site.policy, counts_page.HERE, site.interfaces, Rulings())
     rendered, shared = doubles(made)
-    found = counts.parts(site.policy, counts.HERE, site.interfaces, Rulings())
+    found = counts.parts(site.policy, counts_page.HERE, site.interfaces, Rulings())
     assert (by_table(found), shared) == (rendered, 0)
 
 
@@ -171,24 +174,24 @@ def test_the_policies_are_what_their_texts_say() -> None:
     sizes = [50, 50, 50, 50, 1]
     for index, size in zip((1, 2, 3, 4, 5), sizes, strict=True):
         assert {len(fw.rules) for fw in setting(index).policy.firewalls.values()} == {size}
-    behind = [len(setting(i).policy.ports_on[counts.HERE]) for i in range(len(counts.SITES))]
+    behind = [len(setting(i).policy.ports_on[counts_page.HERE]) for i in range(len(counts_page.SITES))]
     assert behind == [15, 100, 200, 200, 50, 50, 100]
-    assert [len(setting(i).policy.firewalls) for i in range(len(counts.SITES))] == [3, 1, 200, 1, 1, 1, 100]
+    assert [len(setting(i).policy.firewalls) for i in range(len(counts_page.SITES))] == [3, 1, 200, 1, 1, 1, 100]
     for index, tagged in ((2, 20), (3, 20), (4, 1000), (6, 100)):
         assert len(setting(index).policy.tagged["default", "web"]) == tagged
     assert {len(rule.ports.masks()) for fw in setting(4).policy.firewalls.values() for rule in fw.rules} == {20}
-    assert len(counts.WIDEST.masks()) == 30
+    assert len(counts_page.WIDEST.masks()) == 30
 
 
 def test_only_firewalls_that_are_in_force_and_sets_that_they_name_count() -> None:
-    site = counts.own_firewalls()
-    site.droplets(1000, "elsewhere", dpid=counts.THERE)
+    site = counts_page.own_firewalls()
+    site.droplets(1000, "elsewhere", dpid=counts_page.THERE)
     interfaces, policy = dict(site.interfaces), site.policy()
     draft = policy.edit()
     rule = Rule(Direction.INBOUND, Protocol.TCP, PortRange.every(), Peer(tags=("web", "elsewhere")), 90_000)
     draft.put(Firewall("far", "default", "far", (rule,), (), (), ("elsewhere",)))
-    more = counts.parts(draft.done(), counts.HERE, interfaces, Rulings())
-    assert more == counts.parts(policy, counts.HERE, interfaces, Rulings())
+    more = counts.parts(draft.done(), counts_page.HERE, interfaces, Rulings())
+    assert more == counts.parts(policy, counts_page.HERE, interfaces, Rulings())
 
 
 # ---- other designs
@@ -228,18 +231,18 @@ def test_a_flow_of_more_conjunctions_than_a_message_holds_does_not_fit() -> None
 
 
 @pytest.fixture(scope="module")
-def changed() -> list[tuple[counts.Cost, counts.Cost]]:
+def changed() -> list[tuple[counts_page.Cost, counts_page.Cost]]:
     """Each change in the shop and in the 200 x 50 policy."""
-    (shop, _), (large, _) = counts.costs(counts.shop()), counts.costs(counts.own_firewalls())
+    (shop, _), (large, _) = counts_page.costs(counts_page.shop()), counts_page.costs(counts_page.own_firewalls())
     return [(one, other) for (_, one), (_, other) in zip(shop, large, strict=True)]
 
 
-def test_a_change_costs_no_more_in_a_large_policy(changed: list[tuple[counts.Cost, counts.Cost]]) -> None:
+def test_a_change_costs_no_more_in_a_large_policy(changed: list[tuple[counts_page.Cost, counts_page.Cost]]) -> None:
     assert all(other.put <= one.put and other.deleted <= one.deleted for one, other in changed)
     assert all(one.raises is other.raises for one, other in changed)
 
 
-def test_a_change_costs_what_it_is_about(changed: list[tuple[counts.Cost, counts.Cost]]) -> None:
+def test_a_change_costs_what_it_is_about(changed: list[tuple[counts_page.Cost, counts_page.Cost]]) -> None:
     flows = [(other.put, other.deleted, other.raises) for _, other in changed]
     port = counts.PORT.flows + counts.IPV6.flows + counts.LOCAL.flows + counts.IPV4.flows + counts.TRACKED.flows
     attached = counts.JUDGED.flows + counts.RULED.flows + counts.RULELESS.flows
@@ -255,8 +258,8 @@ def test_a_change_costs_what_it_is_about(changed: list[tuple[counts.Cost, counts
 
 
 def test_raising_the_generation_costs_the_same_everywhere() -> None:
-    for site in (counts.shop(), counts.one_firewall()):
-        assert counts.costs(site)[1] == len(list(Generation(1).flows())) + 1
+    for site in (counts_page.shop(), counts_page.one_firewall()):
+        assert counts_page.costs(site)[1] == len(list(Generation(1).flows())) + 1
     assert counts.HYPERVISOR.flows == 25 + len(list(Generation(1).flows()))
 
 
@@ -264,13 +267,13 @@ def test_sets_grow_by_themselves_alone() -> None:
     """Twice the droplets behind a firewall are twice their ports, and nothing of its rules."""
 
     def rules_of(droplets: int) -> Counter[str]:
-        site = counts.Site()
-        site.droplets(7, "web", dpid=counts.THERE)
+        site = counts_page.Site()
+        site.droplets(7, "web", dpid=counts_page.THERE)
         site.droplets(droplets, "behind")
         many = Peer(tuple(f"172.16.0.{n}" for n in range(20)), tags=("web",))
-        site.firewall("fw", site.rule(many, counts.WIDEST), tags=("behind",))
+        site.firewall("fw", site.rule(many, counts_page.WIDEST), tags=("behind",))
         interfaces = site.interfaces
-        made = compiled(site.policy(), counts.HERE, interfaces, Rulings())
+        made = compiled(site.policy(), counts_page.HERE, interfaces, Rulings())
         return doubles(unit for unit in made if not isinstance(unit, PortFirewalls))[0]
 
     few, more = rules_of(5), rules_of(10)

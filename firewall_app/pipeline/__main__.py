@@ -2,9 +2,9 @@
 
 import sys
 
-from . import counts, pages
+from . import counts_page, pages
 
-PAGES = {(): pages.page, ("counts",): counts.page}
+PAGES = {(): pages.page, ("counts",): counts_page.page}
 
 page = PAGES.get(tuple(sys.argv[1:]))
 if page is None:
