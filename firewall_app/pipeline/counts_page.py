@@ -23,7 +23,7 @@ from ..policy.model import (
     Tag,
 )
 from ..policy.policy import Policy
-from .compile import Rulings, ports_here, units
+from .compile import MOST_SETS, Rulings, ports_here, units
 from .counts import (
     AROUND,
     CONJUNCTION,
@@ -356,7 +356,11 @@ Three lists are one flow each and grow within it; with 64 KB, where a message of
 
 And Open vSwitch drops a packet whose lookups in further tables are more than 4,096 (3.1.0: 4,084 pass, 4,124 do not).
 Judging a packet takes two for each set, and one or two for each firewall, of all firewalls of the port in that
-direction: ten firewalls that name 50 tags each take some 1,000.
+direction. So a firewall asks at most {asked} sets in a direction, those of its oldest rules; what the others name is
+spelled out, address by address. A droplet may be behind 30 firewalls (`max_firewalls`).
+
+Not counted are three flows that some releases of Open vSwitch need in order to forget what they cached (`forget_cached`),
+and the six flow-mods with which each change moves them.
 """
 
 _OTHERS = """
@@ -416,7 +420,7 @@ def _lines() -> Iterator[str]:
     yield from _sums()
     listed = {"firewall": LOAD + RESUBMIT, "set": 2 * LOAD + 2 * RESUBMIT, "port": OUTPUT}
     most = {f"{what}s": (MESSAGE - AROUND) // size // 10 * 10 for what, size in listed.items()}
-    yield _LISTS.format(**listed, **most).rstrip()
+    yield _LISTS.format(**listed, **most, asked=MOST_SETS).rstrip()
     yield _OTHERS.format(actions=(MESSAGE - AROUND) // CONJUNCTION)
     yield from _policies()
     yield _MEASURED.rstrip()
