@@ -103,7 +103,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             revision,
             store,
             _Runtime(),
-            Rulings(settings.uplinks, settings.closed, settings.track_open),
+            Rulings(settings.uplinks, settings.closed, settings.track_open, settings.fragments),
             Limits(
                 settings.max_droplets,
                 settings.max_tags,

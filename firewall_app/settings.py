@@ -40,10 +40,17 @@ class Settings:
         "track the connections of open droplets, so that a firewall that is attached later cuts nothing that it "
         "allows; false spares the work, and cuts TCP connections that the droplet opened",
     )
+    fragments: bool = _option(
+        True,
+        "track fragments, and judge them by the rule of their datagram; false: drop those from and to droplets behind "
+        "a firewall. See the manual on the userspace datapath",
+    )
     pickup_grace: int = _option(
         0,
         "seconds for which droplets may go on in the middle of TCP connections of their own, when their port came to a "
         "switch, or a switch restarted and forgot its connections",
+        min=0,
+        max=0xFFFF,
     )
     forget_cached: str = _option(
         "auto",
@@ -52,7 +59,9 @@ class Settings:
     )
     max_droplets: int = _option(10, "droplets attached directly to one firewall")
     max_tags: int = _option(5, "tags attached to one firewall")
-    max_firewalls: int = _option(30, "firewalls that one droplet may be behind; a switch asks them one after the other")
+    max_firewalls: int = _option(
+        30, "firewalls that one droplet may be behind; a switch asks them one after the other", min=1, max=30
+    )
     max_rules: int = _option(50, "rules of one firewall, both directions together")
     max_entries: int = _option(1000, "entries in one list of a rule's sources or destinations")
     max_body: int = _option(1 << 20, "bytes of one request body")
@@ -65,9 +74,9 @@ class Settings:
         max=MOST_CONNECTIONS,
     )
     http_timeout: int = _option(30, "seconds that an HTTP client may take to send a request")
-    reply_timeout: int = _option(30, "seconds that a switch may take to answer before it is disconnected")
+    reply_timeout: int = _option(30, "seconds that a switch may take to answer before it is disconnected", min=1)
     audit_interval: int = _option(
-        300, "seconds between two readings of a switch that should have nothing new; 0: never"
+        300, "seconds between two readings of a switch that should have nothing new; 0: never", min=0
     )
     default_account: str = _option(DEFAULT_ACCOUNT, "the account of what is registered without one")
 

@@ -299,6 +299,7 @@ def test_a_switch_that_is_not_there_is_a_503(world: World) -> None:
         ("return=minimal", None),
         ("wait", None),
         ("keep-established", "keep-established"),
+        ("keep-established=false", None),
         ("Keep-Established; x, wait=2", "keep-established, wait=2"),
         ("wait=2, wait=9,keep-established", "keep-established, wait=2"),
         (",;=", None),

@@ -170,7 +170,7 @@ REPRESENTATIVE = (
          (Load(78, bits("reg4")), Resubmit(35)), cookie=0xD0F1_0300_0000_004E),
     Flow(30, 1000, match(**TCP, tcp_src=(0, 1), ipv4_dst=(ADDRESS, 0xFF0000FF)), ()),
     Flow(30, 1000, match(**IP, ip_proto=IP_ICMP, icmp_type=8, icmp_code=0), (Resubmit(35),)),
-    Flow(40, 65535, match(pkt_mark=(1 << 31, 1 << 31)), ()),
+    Flow(40, 65535, match(reg0=(1, 1), pkt_mark=(1 << 31, 1 << 31)), ()),
     Flow(33, 900, match(reg1=6, reg2=5, reg3=4, **IP6), (Load(5, bits("reg4")), Load(1, bits("reg1", 2, 2)))),
     Flow(35, 110, match(**IP, ct_state=state(CT_NEW | CT_REL | CT_TRK)), (COMMIT,)),
     Flow(35, 109, match(ct_label=(5, 0xFFFFFFFF), reg4=(1 << 31, 1 << 31)), (Resubmit(40),)),

@@ -302,11 +302,16 @@ def every_unit() -> list[object]:
     """One unit of each kind."""
     return [
         Static(),
+        Static(fragments=False),
         Generation(1),
         Uplinks((1,)),
         Flood((11,), (1,)),
         PortGuards(1, 11, "02:00:00:00:00:01", (network("10.0.0.1"), network("fd00::1"))),
-        *(PortProtection(1, "02:00:00:00:00:01", protection) for protection in Protection),
+        *(
+            PortProtection(1, 11, "02:00:00:00:00:01", protection, f)
+            for protection in Protection
+            for f in (True, False)
+        ),
         PortFirewalls(1, 0, ()),
         PortFirewalls(1, 0, (3, 4)),
         RuleFlows(1, 3, IN, TCP, PortRange(1, 2), (network("10.0.0.1"), network("fd00::1")), ()),

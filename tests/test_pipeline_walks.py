@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from fleet import GENERATION
 from representative import (
     ANYONE,
     BROADCAST,
@@ -33,10 +34,11 @@ from representative import (
 )
 
 from firewall_app.pipeline.compile import Rulings
+from firewall_app.pipeline.diff import difference
 from firewall_app.pipeline.flow import CT_INV, CT_TRK, IP_ICMP6, IP_UDP, Match
 from firewall_app.pipeline.tables import INBOUND_RULES, NO_RULES, NO_RULES_AND_INVALID, OUTBOUND_RULES, OUTPUT
 from firewall_app.pipeline.tracker import ACK, FIN, PSH, SYN, Frame
-from firewall_app.pipeline.unit import Static
+from firewall_app.pipeline.unit import Generation, Static
 from firewall_app.policy.model import (
     Firewall,
     PortRange,
@@ -116,6 +118,12 @@ def test_port_unreachable_comes_back(net: Net, version: int) -> None:
     refusal = error(OUTSIDE, WEB, query, kind, code)
     assert net.reached(OUTSIDE, refusal) == set(), "there is no query yet"
     net.send(WEB, query)
+    back = net.send(OUTSIDE, refusal)
+    assert path(back)[2:] == [("c2", 202), ("z", 110)], "with its connection"
+    for member in net.fleet.members.values():
+        member.desired.put(GENERATION, Generation(2))
+        change = difference(member.desired, member.switch.flows)
+        member.switch.apply(change.delete, change.put)
     back = net.send(OUTSIDE, refusal)
     judged = [step for step in path(back)[2:] if step[1]]
     assert judged == [("c2", 199), ("c3", 100), ("c3s", 100), ("c3r", 1000), ("c4", 100), ("z", 110)]

@@ -127,14 +127,17 @@ def test_a_write_that_changes_nothing_is_not_stored_but_waited_for(world):
 def test_a_rule_whose_peer_is_written_anew_keeps_its_id(world):
     core, _, _ = world
     first, second = core.policy.firewalls[FIREWALL].inbound_rules
-    longer = replace(second, id=0, peer=Peer(addresses=("192.0.2.1", "192.0.2.2")))
+    longer = replace(second, id=0, peer=Peer(addresses=(*second.peer.addresses, "192.0.2.2")))
     spec_of = partial(FirewallSpec, "web-fw", outbound_rules=(), droplet_ids=(), tags=("web",))
     updated = firewalls.update(core, "default", FIREWALL, spec_of((longer, replace(first, id=0)))).value
     assert [(r.id, r.peer) for r in updated.inbound_rules] == [(second.id, longer.peer), (first.id, first.peer)]
     # One that stays as it is goes before one that only resembles it.
-    twin = replace(longer, peer=Peer(addresses=("192.0.2.9",)))
+    twin = replace(longer, peer=Peer(addresses=("192.0.2.2", "192.0.2.9")))
     updated = firewalls.update(core, "default", FIREWALL, spec_of((twin, longer))).value
     assert [r.id for r in updated.inbound_rules] == [core.policy.counters.rule, second.id]
+    other = replace(longer, peer=Peer(addresses=("198.51.100.1",)))
+    updated = firewalls.update(core, "default", FIREWALL, spec_of((other,))).value
+    assert [r.id for r in updated.inbound_rules] == [core.policy.counters.rule], "of other people it is another rule"
 
 
 def test_a_droplet_is_behind_no_more_firewalls_than_a_switch_can_ask(world):

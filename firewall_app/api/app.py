@@ -164,7 +164,7 @@ def _preferences(environ: Environ) -> tuple[int | None, bool]:
         name, value = name.strip().lower(), value.strip().strip('"')
         if name == "wait" and wait is None and value.isascii() and value.isdigit():
             wait = min(int(value[:9]), LONGEST_WAIT)
-        keep |= name == "keep-established"
+        keep |= (name, value) == ("keep-established", "")
     return wait, keep
 
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from firewall_app.pipeline.flow import (
+    A_FRAGMENT,
     NOT_A_FRAGMENT,
     NX_FRAG_ANY,
     NX_FRAG_LATER,
@@ -87,6 +88,7 @@ _WIRE = (
     _Wire("nd_sll", _OXM, 32, 6),
     _Wire("nd_tll", _OXM, 33, 6),
     _Wire("tcp_flags", _EXPERIMENTER, 42, 2),  # in the basic class from OpenFlow 1.5 on only
+    _Wire("reg0", _NXM, 0, 4),
     _Wire("reg1", _NXM, 1, 4),
     _Wire("reg2", _NXM, 2, 4),
     _Wire("reg3", _NXM, 3, 4),
@@ -111,6 +113,7 @@ _MASKS = {"ct_state": 0x3F, "tcp_flags": 0x1FF}
 # Fragments are told in two bits, "is one" and "is a later one".  OvS writes its nw_frag=later and =not_later so:
 _LATER = _PLAIN["ip_frag"][0] + bytes([NX_FRAG_ANY | NX_FRAG_LATER])
 _NOT_LATER = _MASKED["ip_frag"][0] + bytes([0, NX_FRAG_LATER])
+_A_FRAGMENT = _MASKED["ip_frag"][0] + bytes(A_FRAGMENT)
 _NO_FRAGMENT = _PLAIN["ip_frag"][0] + bytes([0])
 
 
@@ -131,9 +134,11 @@ def _term(term: Term) -> bytes:
 def _fragment(value: int, mask: int | None) -> bytes:
     if (value, mask) == NOT_A_FRAGMENT:
         return _NO_FRAGMENT
+    if (value, mask) == A_FRAGMENT:
+        return _A_FRAGMENT
     if mask != NX_FRAG_LATER:
         raise ValueError(
-            f"ip_frag={value}/{mask}: fragments are matched as later ones (2/2) or not (0/2), or none (0/3)"
+            f"ip_frag={value}/{mask}: fragments are matched as later ones (2/2) or not (0/2), any (1/1) or none (0/3)"
         )
     return _LATER if value else _NOT_LATER
 

@@ -8,7 +8,7 @@ Design.  (1) The switch alone knows what it holds.  `_actual` is what was read b
 (2) One path for first connect, reconnect, repair and change: `_compare`.  (3) A refused flow is noticed before the
 commit, since a bundle is not poisoned by it: after the adds a barrier, and any error so far discards the bundle; the
 switch keeps what it had.  (4) One bundle in flight; what happens meanwhile only marks the session dirty.
-(5) When a comparison takes something away, the generation goes up in the same bundle (unit.py, Generation).
+(5) When a comparison takes something away, the generation goes up in the same bundle (unit_host.py, Generation).
 
 Sources: OpenFlow 1.4.0, 6.9 (bundles) and 7.3.9; the connect sequence of docs/architecture.md.
 """
@@ -92,7 +92,7 @@ class Session:
         self._state = State.READING
         self._xid = 0x80000000
         self._bundle = 0
-        self._discard = 0  # the xid of the last; a switch that has forgotten the bundle refuses it
+        self._discard: int | None = None  # the xid of the last; a switch that has forgotten the bundle refuses it
         self._expected: dict[int, str] = {}  # xids that must be answered, and what was asked
         self._deadline: float | None = None
         self._dirty = False
@@ -224,8 +224,9 @@ class Session:
         self._auditing = self.reads > 1
         self._look_at = None
         # A slot's zone is in use while its port is tracked: the flow that sends it there says so.
-        used = (cookie_parts(f.cookie) for f in found if f.table == DISPATCH.id and f.priority in (110, 112))
-        self._slots = frozenset(part[1] for part in used if part and part[0] is Kind.PORT)
+        # Also when another layout made it: the connections in the zone are the same.
+        used = (f.cookie for f in found if f.table == DISPATCH.id and f.priority in (110, 112))
+        self._slots = frozenset(cookie & 0xFFFFFFFF for cookie in used if cookie >> 40 & 0xFF == Kind.PORT)
         self._state = State.IDLE
         return self._compare(now)
 

@@ -40,6 +40,7 @@ class Rulings:
     default_uplinks: tuple[str, ...] = ()
     closed: bool = False  # whether a droplet behind no firewall is closed instead of open
     track_open: bool = True  # whether the connections of open droplets are tracked
+    fragments: bool = True  # whether fragments are tracked; else they pass open droplets alone
 
 
 def units(policy: Policy, dpid: str, interfaces: Mapping[int, str], rulings: Rulings) -> dict[UnitKey, Unit]:
@@ -51,7 +52,7 @@ def units(policy: Policy, dpid: str, interfaces: Mapping[int, str], rulings: Rul
     here = ports_here(policy, dpid, interfaces)
     uplinks = uplinks_here(policy, dpid, interfaces, rulings, taken={ofport for _, ofport in here})
     found: dict[UnitKey, Unit] = {
-        ("static", ""): Static(),
+        ("static", ""): Static(rulings.fragments),
         ("uplinks", ""): Uplinks(uplinks),
         ("flood", ""): Flood(tuple(sorted(ofport for _, ofport in here)), uplinks),
     }
@@ -59,7 +60,9 @@ def units(policy: Policy, dpid: str, interfaces: Mapping[int, str], rulings: Rul
     for port, ofport in here:
         sets = policy.rule_sets_of(port)
         found["guards", port.id] = PortGuards(port.slot, ofport, port.mac, port.networks)
-        found["protection", port.id] = PortProtection(port.slot, port.mac, _protection(bool(sets), rulings))
+        found["protection", port.id] = PortProtection(
+            port.slot, ofport, port.mac, _protection(bool(sets), rulings), rulings.fragments
+        )
         in_force |= {rule_set.number: rule_set for rule_set in sets}
         if sets or rulings.closed:
             for direction, number in DIRECTIONS.items():
@@ -105,21 +108,24 @@ def rule_units(
 ) -> dict[int, tuple[RuleFlows, SetMembers | None]]:
     """What each rule of a direction comes to, by its id: its flows, and the set of its own addresses if it has one.
 
-    A firewall asks no more than MOST_SETS sets: the oldest rules have theirs, the rest is spelled out.
+    A firewall asks no more than MOST_SETS sets, as long as it has no more rules than that: where the tags that a rule
+    names do not leave one for each rule to come, their members go into the rule's own set.
     """
+    rules = sorted(rule_set.in_direction(direction), key=lambda rule: rule.id)
     asked: set[AddressSet] = set()
     found: dict[int, tuple[RuleFlows, SetMembers | None]] = {}
-    for rule in sorted(rule_set.in_direction(direction), key=lambda rule: rule.id):
+    for place, rule in enumerate(rules):
         own, keys = own_networks(policy, rule_set.account, rule), _tags(policy, rule_set, rule)
         sets: dict[AddressSet, tuple[int, ...]] = {AddressSet(TAG_SET, policy.tags[key].number): (4, 6) for key in keys}
-        if len(asked | sets.keys()) > MOST_SETS:
+        to_come = len(rules) - place - 1
+        needs_own = not is_plain(own, rule.protocol, rule.ports)
+        if sets and len(asked | sets.keys()) + needs_own + to_come > MOST_SETS:
             own, sets = peer_networks(policy, rule_set.account, rule), {}
-        asked |= sets.keys()
         own_set = None
-        if len(asked) < MOST_SETS and not is_plain(own, rule.protocol, rule.ports):
+        if not is_plain(own, rule.protocol, rule.ports):
             own_set = SetMembers(AddressSet(OWN_SET, rule.id), direction, own)
             sets = {own_set.set: tuple(sorted({network.version for network in own})), **sets}
-            asked.add(own_set.set)
+        asked |= sets.keys()
         flows = RuleFlows(
             rule.id, rule_set.number, direction, rule.protocol, rule.ports, () if own_set else own, tuple(sets.items())
         )

@@ -43,22 +43,24 @@ class Part:
 
 
 HYPERVISOR = Part(
-    "hypervisor", (("0", 1), ("c1", 3), ("c2", 16), ("c3", 1), ("c3s", 1), ("c3p", 1), ("c3r", 1), ("c4", 6), ("z", 4)),
-    "the fixed part, 25, and what names the generation: 5 in c2, 4 in c4",
+    "hypervisor", (("0", 1), ("c1", 3), ("c2", 17), ("c3", 1), ("c3s", 1), ("c3p", 1), ("c3r", 1), ("c4", 6), ("z", 4)),
+    "the fixed part, 25, and what names the generation: 6 in c2, 4 in c4",
 )  # fmt: skip
 UPLINKS = Part("hypervisor that has an uplink", (("z", 1),), "what is for nobody here leaves")
 FLOOD = Part("hypervisor that has a droplet port", (("z", 9),), "broadcast: 3 from droplets, 6 to droplets")
 UPLINK = Part("uplink", (("0", 1),), "what comes in")
 PORT = Part(
-    "droplet port", (("0", 17), ("c1", 6), ("z", 2)),
-    "12 that refuse, 5 for what is sent before there is an address; 6 for ARP, ND, DHCP; 2 that deliver",
+    "droplet port", (("0", 17), ("c1", 6), ("z", 1)),
+    "12 that refuse, 5 for what is sent before there is an address; 6 for ARP, ND, DHCP; 1 for senders here",
 )  # fmt: skip
 IPV4 = Part("IPv4 address or prefix of a port", (("0", 3),), "IP, ARP, DHCP renewal")
 IPV6 = Part("IPv6 address or prefix of a port", (("0", 6),), "IP; solicitation and advertisement, 2 each; DAD")
 LOCAL = Part("link-local one of these", (("0", 5),), "RS, DHCPv6, 3 of MLD; every port has the one of its MAC")
-JUDGED = Part("port behind a firewall, or closed", (("c1", 2),), "to the rules: IPv4, IPv6")
-TRACKED = Part("open port, tracked", (("c1", 5),), "past the rules: IPv4, IPv6, in and out; what is not IP")
-UNTRACKED = Part("open port, not tracked", (("c1", 2),), "past the rules: in, out")
+JUDGED = Part("port behind a firewall, or closed", (("c1", 2), ("z", 2)), "to the rules: IPv4, IPv6; delivery, 2")
+TRACKED = Part(
+    "open port, tracked", (("c1", 5), ("z", 2)), "past the rules: IPv4 and 6, in and out; what is not IP; delivery, 2"
+)
+UNTRACKED = Part("open port, not tracked", (("c1", 2), ("z", 1)), "past the rules: in, out; delivery")
 RULED = Part(
     "port and direction with rules", (("c3", 1), ("c4", 1)), "the list of its firewalls; the drop, counted", True
 )

@@ -359,8 +359,8 @@ Judging a packet takes two for each set, and one or two for each firewall, of al
 direction. So a firewall asks at most {asked} sets in a direction, those of its oldest rules; what the others name is
 spelled out, address by address. A droplet may be behind 30 firewalls (`max_firewalls`).
 
-Not counted are three flows that some releases of Open vSwitch need in order to forget what they cached (`forget_cached`),
-and the six flow-mods with which each change moves them.
+Not counted are three flows that some releases of Open vSwitch need in order to forget what they cached
+(`forget_cached`), and the six flow-mods with which each change moves them.
 """
 
 _OTHERS = """

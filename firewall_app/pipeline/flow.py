@@ -25,6 +25,7 @@ _CT_NAMES = {CT_NEW: "new", CT_EST: "est", CT_REL: "rel", CT_RPL: "rpl", CT_INV:
 _TCP_FLAGS = ("fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr", "ns")
 
 NX_FRAG_ANY, NX_FRAG_LATER = 1, 2
+A_FRAGMENT = NX_FRAG_ANY, NX_FRAG_ANY
 NOT_A_FRAGMENT = 0, NX_FRAG_ANY | NX_FRAG_LATER
 
 ALL_PORTS_MASK = 0xFFFF
@@ -80,6 +81,7 @@ FIELDS = {
         Field("arp_tpa", 32, "ip", _ARP),
         Field("arp_sha", 48, "mac", _ARP),
         Field("arp_tha", 48, "mac", _ARP),
+        Field("reg0", 32, "hex"),
         Field("reg1", 32, "hex"),
         Field("reg2", 32, "hex"),
         Field("reg3", 32, "hex"),

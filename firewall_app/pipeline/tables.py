@@ -20,6 +20,7 @@ from .flow import Action, Bits, Ct, Flow, Load, Match, Move, Resubmit, bits
 
 # --------------------------------------------------------------------------------------------- registers
 
+NEVER = bits("reg0", 0, 0)  # nothing sets it: what matches it matches no packet
 SET_KIND = bits("reg1")  # of the address set that is asked: NO_SET, OWN_SET or TAG_SET
 MEMBER = bits("reg1", 2, 2)  # ... and whether the peer's address is in it
 SET = bits("reg2")  # which one: the id of the rule that it belongs to, or the number of the tag
@@ -49,6 +50,7 @@ class Register:
 
 
 REGISTERS = (
+    Register(NEVER, "never", "nothing sets it, so that what matches it matches no packet"),
     Register(SET_KIND, "set kind", "whose address set is asked: 0 none, 1 a rule's own, 2 a tag's"),
     Register(MEMBER, "member", "1 when the peer's address is in the set; goes with the kind"),
     Register(SET, "set", "which set: id of the rule, or number of the tag"),
@@ -162,21 +164,22 @@ GUARD = Table(
     0, "0",
     "Anti-spoofing: a droplet port may send only from its own MAC and addresses, untagged. Says which half the packet "
     "is in. Ports that nobody registered reach nothing.",
-    _L3 | _ADDRESSES | _PORTS | _ND | _ARP | {"in_port", "eth_src", "eth_dst", "vlan_vid", "ip_frag", "pkt_mark"},
+    _L3 | _ADDRESSES | _PORTS | _ND | _ARP
+    | {"in_port", "eth_src", "eth_dst", "vlan_vid", "ip_frag", "reg0", "pkt_mark"},
     frozenset({"reg5", "reg7"}), frozenset({10, 40}), "drop",
 )  # fmt: skip
 DISPATCH = Table(
     10, "c1",
     "Sends what belongs to a droplet through connection tracking, in the zone of its port; lets infrastructure (ARP, "
     "neighbour discovery, DHCP answers) by.",
-    _L3 | _PORTS | _ND | {"reg5", "reg7", "eth_dst"},
+    _L3 | _PORTS | _ND | {"reg5", "reg7", "eth_dst", "ip_frag"},
     frozenset({"reg5", "reg6"}), frozenset({20, 40}), "to z",
 )  # fmt: skip
 STATE = Table(
     20, "c2",
     "Connections judged at the present generation pass at once, and whatever belongs to an open droplet. Everything "
     "else goes to the rules of the direction in which its connection was opened.",
-    _L3 | {"reg5", "reg6", "reg7", "ct_state", "ct_mark", "tcp_flags", "ip_frag", "pkt_mark"},
+    _L3 | {"reg0", "reg5", "reg6", "reg7", "ct_state", "ct_mark", "tcp_flags", "ip_frag", "pkt_mark"},
     frozenset({"reg4", "reg6", "ct_mark"}), frozenset({30, 35, 40}), "drop",
 )  # fmt: skip
 FIREWALLS = Table(
@@ -213,7 +216,7 @@ OUTPUT = Table(
     40, "z",
     "Delivers: into the droplet port, into the other half when the receiver is on this hypervisor too, or out of the "
     "uplinks. What connection tracking refused to commit is dropped, unless the droplet is open.",
-    _L3 | _PORTS | _ND | {"reg5", "reg6", "reg7", "eth_dst", "ct_state", "ct_mark", "pkt_mark"},
+    _L3 | _PORTS | _ND | {"reg0", "reg5", "reg6", "reg7", "eth_dst", "ct_state", "ct_zone", "ct_mark", "pkt_mark"},
     frozenset({"reg5", "reg7"}), frozenset({10}), "drop", judges=False,
 )  # fmt: skip
 
@@ -223,7 +226,7 @@ def asks_no_less(table: int, before: tuple[Action, ...], now: tuple[Action, ...]
     return BY_ID[table].lists and _questions(before) <= _questions(now)
 
 
-def _questions(actions: tuple[Action, ...]) -> set[tuple[int, frozenset[tuple[Bits, int]]]]:
+def _questions(actions: tuple[Action, ...]) -> set[tuple[Resubmit, frozenset[tuple[Bits, int]]]]:
     """Where each lookup is, and what the registers say then."""
     registers: dict[Bits, int] = {}
     found = set()
@@ -231,7 +234,7 @@ def _questions(actions: tuple[Action, ...]) -> set[tuple[int, frozenset[tuple[Bi
         if isinstance(action, Load):
             registers[action.to] = action.value
         elif isinstance(action, Resubmit) and action.table != VERDICT.id:
-            found.add((action.table, frozenset(registers.items())))
+            found.add((action, frozenset(registers.items())))
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .flow import (
+    A_FRAGMENT,
     CT_EST,
     CT_INV,
     CT_NEW,
@@ -63,6 +64,8 @@ JUDGED = 0, NO_RULES  # of DIRECTION: by the rules of either direction
 class Static:
     """What every switch holds, whatever the policy."""
 
+    fragments: bool = True  # whether they are tracked; else what is judged is dropped untracked
+
     def flows(self) -> Iterator[Flow]:
         static = cookie(Kind.STATIC)
         yield GUARD.flow(100, match(), cookie=static)
@@ -73,6 +76,8 @@ class Static:
                 110, match(reg7=FROM_DROPLET, eth_type=eth),
                 Load(OUTBOUND_RULES, DIRECTION), Ct(ZONE, STATE.id), cookie=static,
             )  # fmt: skip
+            if not self.fragments:
+                yield DISPATCH.flow(111, match(eth_type=eth, ip_frag=A_FRAGMENT), cookie=static)
         yield from self._state()
         for table in (FIREWALLS, SETS, PEERS, RULES):
             yield table.flow(0, match(), cookie=static)
@@ -142,12 +147,9 @@ class Generation:
     def flows(self) -> Iterator[Flow]:
         static = cookie(Kind.STATIC)
         mark = Load(self.number, MARK)
-        yield STATE.flow(
-            202,
-            match(ct_state=state(CT_EST | CT_TRK), ct_mark=self.number),
-            Resubmit(OUTPUT.id),
-            cookie=static,
-        )
+        # What is about a connection goes with it.
+        for found in (state(CT_EST | CT_TRK), state(CT_REL | CT_TRK, CT_NEW | CT_INV)):
+            yield STATE.flow(202, match(ct_state=found, ct_mark=self.number), Resubmit(OUTPUT.id), cookie=static)
         for eth in IP_VERSIONS:
             # Userspace datapath: a later fragment has no ports to judge.  Sent on to the commit of its first fragment
             # it waits in the reassembler, and only an admitted first fragment completes it.  So also when a known
@@ -178,7 +180,7 @@ class Turn:
 
     Open vSwitch keeps a cached decision, and changes it in place, as long as it looks at all the bits of a packet that
     the tables look at now.  In its userspace datapath that goes wrong at times: the old decision stays in force while
-    packets keep using it.  These flows match no packet, since none of ours has a mark, but their bit is looked at in
+    packets keep using it.  These flows match no packet, whatever its mark, but their bit of the mark is looked at in
     each of the tables in which a packet begins; when the bit is another one, nothing that was cached will do.
     """
 
@@ -187,7 +189,7 @@ class Turn:
     def flows(self) -> Iterator[Flow]:
         bit = 1 << self.number
         for table in (GUARD, STATE, OUTPUT):
-            yield table.flow(0xFFFF, match(pkt_mark=(bit, bit)), cookie=cookie(Kind.STATIC, 1))
+            yield table.flow(0xFFFF, match(reg0=(1, 1), pkt_mark=(bit, bit)), cookie=cookie(Kind.STATIC, 1))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from enum import Enum
 
 from ..policy.model import Direction, Network, mac_number
 from .flow import (
+    A_FRAGMENT,
     CT_NEW,
     CT_TRK,
     ETH_ARP,
@@ -57,6 +58,7 @@ from .values import (
     MLD_DONE,
     MLD_REPORT,
     MLD_TTL,
+    MULTICAST,
     NA,
     ND_TTL,
     NS,
@@ -171,16 +173,16 @@ class PortGuards:
         nd: dict[str, Value] = {
             "eth_type": ETH_IPV6, "ip_proto": IP_ICMP6, "ip_ttl": ND_TTL, "icmpv6_code": 0, "ip_frag": NOT_A_FRAGMENT
         }  # fmt: skip
-        yield ND_OUT, {**nd, "icmpv6_type": RS, "ipv6_src": 0}
+        yield ND_OUT, {**nd, "icmpv6_type": RS, "ipv6_src": 0, "eth_dst": MULTICAST}
         mld: dict[str, Value] = {**nd, "ip_ttl": MLD_TTL}
-        yield MLD_OUT, {**mld, "icmpv6_type": MLD2_REPORT, "ipv6_src": 0}
+        yield MLD_OUT, {**mld, "icmpv6_type": MLD2_REPORT, "ipv6_src": 0, "eth_dst": MULTICAST}
         for network in self.networks:
             value = (network.value, network.mask)
             if network.overlaps(LINK_LOCAL):
-                yield ND_OUT, {**nd, "icmpv6_type": RS, "ipv6_src": value}
+                yield ND_OUT, {**nd, "icmpv6_type": RS, "ipv6_src": value, "eth_dst": MULTICAST}
                 yield DHCP_OUT, {**dhcp6, "ipv6_src": value}
                 for kind in (MLD_REPORT, MLD_DONE, MLD2_REPORT):
-                    yield MLD_OUT, {**mld, "icmpv6_type": kind, "ipv6_src": value}
+                    yield MLD_OUT, {**mld, "icmpv6_type": kind, "ipv6_src": value, "eth_dst": MULTICAST}
             if network.version == 4:
                 yield ARP_OUT, {"eth_type": ETH_ARP, "arp_sha": mac, "arp_spa": value}
                 yield DHCP_OUT, {**dhcp4, "ipv4_src": value}
@@ -209,7 +211,6 @@ class PortGuards:
 
     def _delivery(self) -> Iterator[Flow]:
         port, mac = cookie(Kind.PORT, self.slot), mac_number(self.mac)
-        yield OUTPUT.flow(110, match(reg7=TO_DROPLET, reg5=self.slot), Output(self.ofport), cookie=port)
         # The receiver is here too: the packet has left its sender, now it is judged on its way in.
         yield OUTPUT.flow(
             110, match(reg7=FROM_DROPLET, eth_dst=mac),
@@ -227,11 +228,13 @@ class Protection(Enum):
 
 @dataclass(frozen=True)
 class PortProtection:
-    """Where a port's packets go: to the rules, or past them."""
+    """Where a port's packets go: to the rules, or past them; and what is delivered into it."""
 
     slot: int
+    ofport: int
     mac: str
     protection: Protection
+    fragments: bool = True  # whether they are tracked
 
     @property
     def tracked(self) -> bool:
@@ -240,18 +243,27 @@ class PortProtection:
 
     def flows(self) -> Iterator[Flow]:
         port = cookie(Kind.PORT, self.slot)
-        leaving = {"reg7": FROM_DROPLET, "reg5": self.slot}
-        entering = {"reg7": TO_DROPLET, "eth_dst": mac_number(self.mac)}
-        here, deliver = Load(self.slot, SLOT), Resubmit(OUTPUT.id)
+        leaving: dict[str, Value] = {"reg7": FROM_DROPLET, "reg5": self.slot}
+        entering: dict[str, Value] = {"reg7": TO_DROPLET, "eth_dst": mac_number(self.mac)}
+        here, deliver, into = Load(self.slot, SLOT), Resubmit(OUTPUT.id), Output(self.ofport)
         if self.protection is Protection.UNTRACKED:
             yield DISPATCH.flow(115, match(**leaving), deliver, cookie=port)
             yield DISPATCH.flow(115, match(**entering), here, deliver, cookie=port)
+            yield OUTPUT.flow(110, match(reg7=TO_DROPLET, reg5=self.slot), into, cookie=port)
             return
+        # What was tracked, in its own zone alone: the userspace datapath adds fragments of anybody to a packet that it
+        # commits, and they come here with that packet's registers and with the zone that they were tracked in.
+        for tracked in ({"ct_state": state(0, CT_TRK)}, {"ct_state": state(CT_TRK), "ct_zone": self.slot}):
+            yield OUTPUT.flow(110, match(reg7=TO_DROPLET, reg5=self.slot, **tracked), into, cookie=port)
         if self.protection is Protection.TRACKED:
-            tracked = Load(NO_RULES, DIRECTION), Ct(ZONE, STATE.id)
+            track = Load(NO_RULES, DIRECTION), Ct(ZONE, STATE.id)
             for eth in IP_VERSIONS:
-                yield DISPATCH.flow(112, match(**leaving, eth_type=eth), *tracked, cookie=port)
-                yield DISPATCH.flow(112, match(**entering, eth_type=eth), here, *tracked, cookie=port)
+                yield DISPATCH.flow(112, match(**leaving, eth_type=eth), *track, cookie=port)
+                yield DISPATCH.flow(112, match(**entering, eth_type=eth), here, *track, cookie=port)
+                if not self.fragments:
+                    fragment: dict[str, Value] = {"eth_type": eth, "ip_frag": A_FRAGMENT}
+                    yield DISPATCH.flow(113, match(**leaving, **fragment), deliver, cookie=port)
+                    yield DISPATCH.flow(113, match(**entering, **fragment), here, deliver, cookie=port)
             yield DISPATCH.flow(105, match(**entering), here, deliver, cookie=port)  # what is not IP
             return
         for eth in IP_VERSIONS:

@@ -208,6 +208,13 @@ class Peer:
     def networks(self) -> tuple[Network, ...]:
         return tuple(network(text) for text in self.addresses)
 
+    def overlaps(self, other: Peer) -> bool:
+        """Whether both name something by the same word."""
+        return any(
+            not set(getattr(self, name)).isdisjoint(getattr(other, name))
+            for name in ("addresses", "droplet_ids", "tags")
+        )
+
     def same(self, other: Peer) -> bool:
         """Equal as sets."""
         return all(

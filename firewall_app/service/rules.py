@@ -64,15 +64,18 @@ def with_paths(inbound: Sequence[Rule], outbound: Sequence[Rule]) -> list[tuple[
 def keep_ids(draft: Draft, old: Sequence[Rule], new: Sequence[Rule]) -> tuple[Rule, ...]:
     """The new rules with ids: a rule that was there keeps its own, so that its flows stay untouched.
 
-    One whose peer alone differs takes the place of one that went: of a long list of addresses that is written anew with
-    one more, only that one is new to the switches.
+    One that differs in some of its peers alone takes the place of one that went: of a long list of addresses that is
+    written anew with one more, only that one is new to the switches.
     """
     free = list(old)
     ids: dict[int, int] = {}  # place among the new rules -> id
     alike: tuple[Callable[[Rule, Rule], bool], ...] = (
         lambda was, rule: was == rule,
         lambda was, rule: was.same(rule),
-        lambda was, rule: (was.direction, was.protocol, was.ports) == (rule.direction, rule.protocol, rule.ports),
+        lambda was, rule: (
+            (was.direction, was.protocol, was.ports) == (rule.direction, rule.protocol, rule.ports)
+            and was.peer.overlaps(rule.peer)
+        ),
     )
     for like in alike:
         for place, rule in enumerate(new):
