@@ -87,6 +87,9 @@ def _arguments() -> argparse.ArgumentParser:
         help="interface names, patterns or numbers, with commas; needed with --flows unless the hypervisor is "
         f"registered with numbers. Default: as registered, else {','.join(Settings().uplinks)}",
     )  # fmt: skip
+    parser.add_argument(
+        "--others", action="store_true", help="flows that are not this firewall's are meant to be there"
+    )
     parser.add_argument("--closed", action="store_true", help="the controller's option `closed` is set")
     parser.add_argument(
         "--cases", type=_count, default=20000, metavar="N", help="try at most so many; 0: all (default: %(default)s)"
@@ -137,7 +140,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"the controller says that it is not in step: {state['state']} {state['error'] or ''}".rstrip())
     if absent:
         print(f"not plugged in, so not tried: {', '.join(port.id for port in absent)}")
-    _tell_others(dump.flows)
+    others = _tell_others(dump.flows)
     try:
         check = Conformance(policy, wiring, dump.flows, arguments.closed)
     except ValueError as problem:
@@ -145,7 +148,12 @@ def _run(arguments: argparse.Namespace) -> int:
     _walk(check, cases, sys.stderr)
     all_tried = not arguments.cases or total <= arguments.cases
     tried = f"all {len(cases)} cases" if all_tried else f"{len(cases)} of {total} cases (seed {arguments.seed})"
-    return report(check.findings, tried, arguments.show)
+    status = report(check.findings, tried, arguments.show)
+    if status == AGREE and others and not arguments.others:
+        # No sample of packets can show that a flow of somebody else lets nothing more pass.
+        print("there are flows of others, so this is not said to agree (--others, when they are meant to be there)")
+        return DISAGREE
+    return status
 
 
 # --------------------------------------------------------------------------------------------- reading
@@ -237,7 +245,8 @@ def _walk(check: Conformance, cases: Sequence[Case], screen: TextIO) -> None:
         print("\r\033[K", end="", file=screen, flush=True)
 
 
-def _tell_others(flows: Sequence[Flow]) -> None:
+def _tell_others(flows: Sequence[Flow]) -> bool:
+    """Lists the flows that are not of this firewall as it is now; whether there are any."""
     others = [flow for flow in flows if flow.cookie >> 48 != MAGIC]
     old = [flow for flow in flows if flow.cookie >> 48 == MAGIC and cookie_parts(flow.cookie) is None]
     for found, whose in ((others, "not of this firewall"), (old, "of another layout of this firewall")):
@@ -247,6 +256,7 @@ def _tell_others(flows: Sequence[Flow]) -> None:
                 print(f"    {flow}")
             if len(found) > MOST_LISTED:
                 print(f"    and {len(found) - MOST_LISTED} more")
+    return bool(others or old)
 
 
 def report(findings: Findings, tried: str, show: int) -> int:

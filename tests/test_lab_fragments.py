@@ -347,3 +347,22 @@ def test_T120_fragments_pass_also_after_the_switch_was_restarted(built):
                 payload = udp(source.address, target.address, 6800, port, bytes(4000))
                 frames = fragments(source, target, UDP, payload)
                 assert sorted(built.arrive(frames, way)) == (sorted(frames) if port == ALLOWED else [])
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_T124_what_is_left_over_of_a_long_datagram_reaches_no_other_droplet(built, version):
+    """Of more than 32 fragments the reassembler lets the rest go with whatever packet is tracked next, of anybody."""
+    outside, web = built.way(("outside", "web"), version)
+    app = end(built.machines["app"], version)
+    long = udp(outside.address, web.address, 4400, ALLOWED, b"S" * (1400 * 44 - 500))
+    frames = fragments(outside, web, UDP, long, size=1400)
+    assert len(frames) > 32
+    refused = datagram(outside, app, (4401, DENIED))
+    machine, sender = built.machines["app"], built.machines["outside"]
+    machine.call("capture", capture="strays", src=sender.mac)
+    for _ in range(3):
+        sender.call("send_frames", frames=frames)
+        for _ in range(5):
+            assert not passes(outside, app, refused)
+    arrived = machine.call("captured", capture="strays", seconds=0.5)
+    assert [frame for frame in arrived if frame in frames] == []

@@ -587,6 +587,19 @@ def test_T074_a_duplicate_address_is_detected(guarded):
         assert [frame[108:110] for frame in heard[:1]] == ["88"], asker.name  # ICMPv6 type 136
 
 
+def test_T074_reports_and_solicitations_are_no_way_out_to_one_machine(guarded):
+    """They go to groups; to one address they would be a channel past the rules."""
+    firewall(guarded, "closed", 101, **CLOSED)
+    settle(guarded)
+    web, _, _, outside = people(guarded)
+    secret = bytes(4) + b"anything that fits"
+    cases = {
+        f"type {kind}": (icmp6_frame(outside.mac, web.mac, web.link_local, outside.address(6), kind, secret, hops), ())
+        for kind, hops in ((131, 1), (132, 1), (143, 1), (133, 255))
+    }
+    assert misdelivered(guarded.lab.machines, "web", cases) == []
+
+
 def test_T074_multicast_listeners_report_to_the_uplink_and_hear_queries(guarded):
     """Else switches that snoop would not learn where solicited-node groups are, and IPv6 would be lost."""
     web, app, _, outside = people(guarded)

@@ -214,6 +214,24 @@ def test_T095_a_write_may_keep_what_is_established(clean, kind, version):
     assert kept.heard() == "none"
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_T095_T105_what_is_kept_still_hears_of_its_errors(clean, version):
+    wall = Wall(clean, inbound_rules=[inbound("tcp", "80"), inbound("tcp", "81")])
+    talk = to_web(clean, Tcp, version)
+    assert talk.open()
+
+    def error():
+        answer = icmp_error(talk.client, talk.server, TOO_BIG[version], talk.last(talk.server), 1300)
+        return passes(talk.client, talk.server, answer)
+
+    assert error()
+    wall.change("DELETE", inbound("tcp", "80"), prefer="wait=30, keep-established")
+    assert talk.heard() == "both"
+    assert error()
+    wall.change("DELETE", inbound("tcp", "81"))
+    assert not error(), "cut with the next change"
+
+
 def test_T095_keeping_needs_no_waiting_and_holds_for_outbound_rules(clean):
     wall = Wall(clean, outbound_rules=ANY_OUT)
     own = from_web(clean)

@@ -178,8 +178,8 @@ def test_a_removed_rule_raises_the_generation_in_the_same_bundle(ovs, bridge):
     driven.sent.clear()
     plan.change(with_inbound(policy, policy.firewalls[FIREWALL].inbound_rules[0]))
     driven.policy_changed()
-    # 2 rule flows and the old fast path deleted, the new fast path, 4 fragment gates and 4 commits written
-    assert driven.sent[34] == 2 + 1 + 1 + 4 + 4
+    # 2 rule flows and the 2 of the old fast path deleted, those of the new, 4 fragment gates and 4 commits written
+    assert driven.sent[34] == 2 + 2 + 2 + 4 + 4
     assert driven.sent[33] == 2
     assert generation_of(dump(ovs, bridge)) == before + 1
     assert driven.session.report.confirmed == 1

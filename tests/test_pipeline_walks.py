@@ -166,6 +166,20 @@ def test_fragments_follow_their_first_one(net: Net, version: int) -> None:
     assert established.reached
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_T125_fragments_may_be_refused_before_they_are_tracked(version: int) -> None:
+    net = Net(rulings=Rulings(fragments=False))
+    whole = udp(OUTSIDE, DB, 1000, 9, version)
+    assert net.reached(OUTSIDE, whole) == {DB}
+    for part in ("first", "later"):
+        refused = net.send(OUTSIDE, replace(whole, frag=part))
+        assert path(refused)[-1] == ("c1", 111)
+        assert net.reached(WEB, replace(udp(WEB, OUTSIDE, 1000, 53, version), frag=part)) == set()
+        assert net.reached(OUTSIDE, replace(udp(OUTSIDE, OPEN, 1000, 9, version), frag=part)) == {OPEN}
+        assert net.reached(OPEN, replace(udp(OPEN, OUTSIDE, 1000, 9, version), frag=part)) == {OUTSIDE}
+    assert net.fleet.members[HERE].switch.connections(3) == 0, "untracked"
+
+
 @pytest.mark.parametrize("flags", [SYN | ACK, SYN | FIN, 0, PSH], ids=["syn+ack", "syn+fin", "none", "psh"])
 def test_tcp_flags_that_open_nothing_are_invalid(net: Net, flags: int) -> None:
     entering = net.send(OUTSIDE, tcp(OUTSIDE, WEB, 1000, 443, flags))

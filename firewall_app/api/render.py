@@ -14,7 +14,7 @@ import netaddr
 from ..pipeline.compile import peer_networks, rule_units
 from ..pipeline.flow import Flow, texts
 from ..pipeline.tables import Kind, cookie_parts
-from ..pipeline.unit import PortGuards, RuleFlows, SetMembers, SystemRule
+from ..pipeline.unit import Flood, PortGuards, RuleFlows, SetMembers, SystemRule
 from ..policy.model import Direction, Droplet, Firewall, Port, PortRules, Rule, Tag, network, tag_key
 from ..policy.policy import Policy
 from ..progress import SwitchReport
@@ -217,7 +217,7 @@ def zone(value: Port, default: int) -> Json:
     }
 
 
-def port_rules(policy: Policy, view: PortView, own: PortRules) -> Json:
+def port_rules(policy: Policy, view: PortView, own: PortRules, flood: Flood) -> Json:
     """The port's own rules, in the shape in which they are written, and all that applies to it, resolved."""
     found = view.port
     port_id = found.id
@@ -233,15 +233,16 @@ def port_rules(policy: Policy, view: PortView, own: PortRules) -> Json:
             for units in (rule_units(policy, owner, direction),)
             for value in owner.in_direction(direction)
         ],
-        "system_rules": _system_rules(view),
+        "system_rules": _system_rules(view, flood),
     }
 
 
-def _system_rules(view: PortView) -> list[Json]:
+def _system_rules(view: PortView, flood: Flood) -> list[Json]:
     """What always passes the port, with the flows that let it; none before its switch port is there."""
     port = view.port
     flows: dict[SystemRule, list[Flow]] = {}
-    for rule, flow in PortGuards(port.slot, view.number or 0, port.mac, port.networks).system():
+    guards = PortGuards(port.slot, view.number or 0, port.mac, port.networks)
+    for rule, flow in (*guards.system(), *flood.system()):
         flows.setdefault(rule, []).append(flow)
     return [
         {
@@ -297,21 +298,23 @@ def flows(policy: Policy, stats: Iterable[FlowStats]) -> list[Json]:
     return found
 
 
-def concerns_port(policy: Policy, port: Port, entry: FlowStats) -> bool:
-    """Whether a flow serves a port: made for it, or for rules that apply to it."""
-    kind, number = _origin(entry)
+def of_port(policy: Policy, port: Port, stats: Iterable[FlowStats]) -> list[FlowStats]:
+    """The flows that serve a port: made for it, or for rules that apply to it."""
     sets = policy.rule_sets_of(port)
-    match kind:
-        case Kind.PORT | Kind.DROP | Kind.SYSTEM:
-            return number == port.slot
-        case Kind.FIREWALL:
-            return any(owner.number == number for owner in sets)
-        case Kind.RULE:
-            return any(value.id == number for owner in sets for value in owner.rules)
-        case Kind.TAG:
-            named = {tag_key(o.account, name) for o in sets for value in o.rules for name in value.peer.tags}
-            return any(policy.tags[key].number == number for key in named if key in policy.tags)
-    return False
+    rules = [(owner, value) for owner in sets for value in owner.rules]
+    tags = {tag_key(owner.account, name) for owner, value in rules for name in value.peer.tags}
+    numbers = {
+        **{kind: {port.slot} for kind in (Kind.PORT, Kind.DROP, Kind.SYSTEM)},
+        Kind.FIREWALL: {owner.number for owner in sets},
+        Kind.RULE: {value.id for _, value in rules},
+        Kind.TAG: {policy.tags[key].number for key in tags if key in policy.tags},
+    }
+
+    def serves(entry: FlowStats) -> bool:
+        kind, number = _origin(entry)
+        return kind is not None and number in numbers.get(kind, ())
+
+    return [entry for entry in stats if serves(entry)]
 
 
 def _origin(entry: FlowStats) -> tuple[Kind | None, int]:

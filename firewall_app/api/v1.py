@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .. import __version__
+from ..pipeline.compile import flood_here
 from ..policy.errors import Fault, Invalid, NotFound
 from ..policy.model import Droplet, Hypervisor, Port
 from ..progress import Sync
@@ -45,12 +46,18 @@ def list_flows(call: Call, dpid: str) -> object:
     table = _number_asked(call, "table", 254)
     port = hypervisors.find_port(call.core.policy, call.query["port"]) if call.query.get("port") else None
     stats = switch.read_flows(call.settings.reply_timeout)
-    if table is not None:
-        stats = [entry for entry in stats if entry.flow is not None and entry.flow.table == table]
-    if port is not None:
-        stats = [entry for entry in stats if render.concerns_port(call.core.policy, port, entry)]
-    stats.sort(key=lambda s: (s.flow.table, -s.flow.priority, s.text) if s.flow is not None else (255, 0, s.text))
-    return {"flows": render.flows(call.core.policy, stats)}
+    policy = call.core.policy
+
+    def told() -> object:
+        found = stats
+        if table is not None:
+            found = [entry for entry in found if entry.flow is not None and entry.flow.table == table]
+        if port is not None:
+            found = render.of_port(policy, port, found)
+        found.sort(key=lambda s: (s.flow.table, -s.flow.priority, s.text) if s.flow is not None else (255, 0, s.text))
+        return {"flows": render.flows(policy, found)}
+
+    return call.core.runtime.slow(told)  # there may be tens of thousands
 
 
 def list_zones(call: Call, dpid: str) -> object:
@@ -149,7 +156,11 @@ def _port(call: Call, port: Port) -> render.Json:
 def get_port_rules(call: Call, port_id: str) -> object:
     policy = call.core.policy
     own = hypervisors.rules_of_port(policy, port_id)
-    return render.port_rules(policy, hypervisors.port_view(call.core, policy.ports[port_id]), own)
+    port = policy.ports[port_id]
+    view = hypervisors.port_view(call.core, port)
+    interfaces = call.core.progress.report(port.hypervisor).interfaces
+    flood = flood_here(policy, port.hypervisor, interfaces, call.core.rulings)
+    return call.core.runtime.slow(lambda: render.port_rules(policy, view, own, flood))
 
 
 def put_port_rules(call: Call, port_id: str) -> object:

@@ -50,11 +50,11 @@ def units(policy: Policy, dpid: str, interfaces: Mapping[int, str], rulings: Rul
     there has no flows, and so can neither send nor receive.
     """
     here = ports_here(policy, dpid, interfaces)
-    uplinks = uplinks_here(policy, dpid, interfaces, rulings, taken={ofport for _, ofport in here})
+    flood = flood_here(policy, dpid, interfaces, rulings)
     found: dict[UnitKey, Unit] = {
         ("static", ""): Static(rulings.fragments),
-        ("uplinks", ""): Uplinks(uplinks),
-        ("flood", ""): Flood(tuple(sorted(ofport for _, ofport in here)), uplinks),
+        ("uplinks", ""): Uplinks(flood.uplink_ofports),
+        ("flood", ""): flood,
     }
     in_force: dict[int, Firewall | PortRules] = {}
     for port, ofport in here:
@@ -178,6 +178,12 @@ def ports_here(policy: Policy, dpid: str, interfaces: Mapping[int, str]) -> list
             # Registered by name and, as another port, by the number of that name: the older registration holds.
             found.setdefault(ofport, port)
     return sorted(((port, ofport) for ofport, port in found.items()), key=lambda pair: pair[0].slot)
+
+
+def flood_here(policy: Policy, dpid: str, interfaces: Mapping[int, str], rulings: Rulings) -> Flood:
+    """Where broadcast goes on a hypervisor."""
+    here = {ofport for _, ofport in ports_here(policy, dpid, interfaces)}
+    return Flood(tuple(sorted(here)), uplinks_here(policy, dpid, interfaces, rulings, taken=here))
 
 
 def uplinks_here(

@@ -10,8 +10,9 @@ Tracking Fields".  Actions: ovs-actions(7).
 
 from __future__ import annotations
 
+from .system import SystemRule
 from .unit_host import TURNS, Flood, Generation, Static, Turn, Uplinks, next_generation
-from .unit_port import PickUp, PortFirewalls, PortGuards, PortProtection, Protection, SystemRule
+from .unit_port import PickUp, PortFirewalls, PortGuards, PortProtection, Protection
 from .unit_rule import AddressSet, FirewallSets, RuleFlows, SetMembers, is_plain
 
 __all__ = [

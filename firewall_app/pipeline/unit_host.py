@@ -29,6 +29,7 @@ from .flow import (
     Value,
     match,
 )
+from .system import ARP_IN, ARP_OUT, DHCP_IN, MLD_IN, ND_IN, ND_OUT, SystemRule
 from .tables import (
     ADMITTED_OPEN,
     DIRECTION,
@@ -219,25 +220,32 @@ class Flood:
     uplink_ofports: tuple[int, ...]
 
     def flows(self) -> Iterator[Flow]:
+        for _, flow in self.system():
+            yield flow
+
+    def system(self) -> Iterator[tuple[SystemRule, Flow]]:
+        """Each flow with the system rule that it belongs to."""
         static = cookie(Kind.STATIC)
         droplets = tuple(Output(ofport) for ofport in self.droplet_ofports)
         everywhere = droplets + tuple(Output(ofport) for ofport in self.uplink_ofports)
         if not droplets:
             return
+        nd_in, nd_out, mld_in = (ND_IN, ND_TTL), (ND_OUT, ND_TTL), (MLD_IN, MLD_TTL)
         # Router solicitations and listener reports are for the uplinks alone: no droplet is a router.
-        for half, types, actions in (
-            (FROM_DROPLET, {NS: ND_TTL, NA: ND_TTL}, everywhere),
-            (TO_DROPLET, {RA: ND_TTL, NS: ND_TTL, NA: ND_TTL, MLD_QUERY: MLD_TTL}, droplets),
+        for half, arp, types, actions in (
+            (FROM_DROPLET, ARP_OUT, {NS: nd_out, NA: nd_out}, everywhere),
+            (TO_DROPLET, ARP_IN, {RA: nd_in, NS: nd_in, NA: nd_in, MLD_QUERY: mld_in}, droplets),
         ):
-            yield OUTPUT.flow(106, match(reg7=half, eth_dst=MULTICAST, eth_type=ETH_ARP), *actions, cookie=static)
-            for icmp_type, ttl in types.items():
-                yield OUTPUT.flow(
+            to_all: dict[str, Value] = {"reg7": half, "eth_dst": MULTICAST}
+            yield arp, OUTPUT.flow(106, match(**to_all, eth_type=ETH_ARP), *actions, cookie=static)
+            for icmp_type, (rule, ttl) in types.items():
+                yield rule, OUTPUT.flow(
                     106,
-                    match(reg7=half, eth_dst=MULTICAST, eth_type=ETH_IPV6, ip_proto=IP_ICMP6, ip_ttl=ttl,
-                          icmpv6_type=icmp_type, icmpv6_code=0),
+                    match(**to_all, eth_type=ETH_IPV6, ip_proto=IP_ICMP6, ip_ttl=ttl, icmpv6_type=icmp_type,
+                          icmpv6_code=0),
                     *actions, cookie=static,
                 )  # fmt: skip
-        yield OUTPUT.flow(
+        yield DHCP_IN, OUTPUT.flow(
             106,
             match(reg7=TO_DROPLET, eth_dst=MULTICAST, eth_type=ETH_IP, ip_proto=IP_UDP, udp_src=67, udp_dst=68),
             *droplets, cookie=static,

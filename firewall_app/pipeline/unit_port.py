@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from ..policy.model import Direction, Network, mac_number
+from ..policy.model import Network, mac_number
 from .flow import (
     A_FRAGMENT,
     CT_NEW,
@@ -30,6 +30,7 @@ from .flow import (
     Value,
     match,
 )
+from .system import ARP_IN, ARP_OUT, DHCP_IN, DHCP_OUT, MLD_OUT, ND_IN, ND_OUT, RARP_OUT, SystemRule
 from .tables import (
     DIRECTION,
     DISPATCH,
@@ -73,33 +74,6 @@ from .values import (
 )
 
 LINK_LOCAL = Network(6, 0xFE80 << 112, 10)
-
-
-@dataclass(frozen=True)
-class SystemRule:
-    """What always passes a droplet port, whoever protects it."""
-
-    name: str
-    direction: Direction
-    text: str
-
-
-_OUT, _IN = Direction.OUTBOUND, Direction.INBOUND
-ARP_OUT = SystemRule("arp", _OUT, "ARP requests, answers and probes for the port's own MAC and addresses")
-ARP_IN = SystemRule("arp", _IN, "ARP sent to the port, or to all")
-RARP_OUT = SystemRule("rarp", _OUT, "RARP announcements of the port's own MAC, as sent after a live migration")
-ND_OUT = SystemRule(
-    "neighbour-discovery", _OUT,
-    "ICMPv6 router and neighbour solicitations, and neighbour advertisements, for the port's own MAC and addresses",
-)  # fmt: skip
-ND_IN = SystemRule(
-    "neighbour-discovery", _IN, "ICMPv6 neighbour solicitations and advertisements, and router advertisements"
-)
-MLD_OUT = SystemRule(
-    "multicast-listener-discovery", _OUT, "ICMPv6 multicast listener reports, without which snooping switches lose IPv6"
-)
-DHCP_OUT = SystemRule("dhcp-client", _OUT, "requests of a DHCP client: UDP 68 to 67, and UDP 546 to 547 over IPv6")
-DHCP_IN = SystemRule("dhcp-client", _IN, "answers to a DHCP client: UDP 67 to 68, and UDP 547 to 546 over IPv6")
 
 
 @dataclass(frozen=True)
