@@ -12,6 +12,7 @@ from policies import ANYONE, DPID, FIREWALL, rule, small, with_inbound
 from firewall_app.openflow import wire
 from firewall_app.openflow.session import Moment, Session
 from firewall_app.pipeline.compile import Rulings, units
+from firewall_app.pipeline.tables import LAYOUT
 from firewall_app.policy.policy import Policy
 from firewall_app.progress import ALWAYS, Sync, Wanted
 
@@ -236,6 +237,17 @@ def test_T109_T115_a_zone_is_flushed_when_its_port_goes_and_when_one_comes_not_w
     again = Talk(talk.switch, talk.policy)
     again.change(protected)
     assert talk.switch.flushed == [1, 1]
+
+
+def test_flows_of_another_layout_are_replaced_and_their_connections_left_alone():
+    talk = Talk()
+    old = {key: body._replace(cookie=body.cookie & ~(0xFF << 32) | 1 << 32) for key, body in talk.switch.flows.items()}
+    talk.switch.flows.clear()
+    talk.switch.flows.update(old)
+    again = Talk(talk.switch, talk.policy)
+    assert again.report.sync is Sync.IN_SYNC
+    assert {body.cookie >> 32 & 0xFF for body in again.switch.flows.values()} == {LAYOUT}
+    assert again.switch.flushed == [], "the zones are those of the same ports"
 
 
 def test_after_a_reading_what_is_missing_counts_as_taken_away():

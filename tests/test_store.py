@@ -13,12 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta, timezone
+from importlib import resources
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -412,6 +415,39 @@ def test_rule_ids_never_go_back(url: str, store: Store) -> None:
     draft.counters = replace(draft.counters, rule=2)
     with pytest.raises(StoreError, match="up to 3 are given out; they cannot go back to 2"):
         keep(store, draft, revision)
+
+
+def test_rule_sets_and_tags_of_a_database_of_before_are_given_numbers(url: str) -> None:
+    """Of version 0001, in which only rules had any; no number is given twice, and the count goes on behind them."""
+    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"), poolclass=NullPool)
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(resources.files("firewall_app.store") / "migrations"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        firewall = "INSERT INTO firewalls (id, account, name, droplet_ids, tags) VALUES"
+        rule = "INSERT INTO rules (id, firewall_id, direction, position, protocol, first_port, last_port, peer) VALUES"
+        for statement in (
+            "INSERT INTO tags (account, key, name) VALUES ('default', 'web', 'Web')",
+            "INSERT INTO tags (account, key, name) VALUES ('acme', 'web', 'web')",
+            f"{firewall} ('f1', 'default', 'one', '[]', '[\"web\"]')",
+            f"{firewall} ('f2', 'default', 'two', '[]', '[]')",
+            f"{rule} (7, 'f1', 'inbound', 0, 'tcp', 80, 80, '{{}}')",
+            "UPDATE counters SET value = 9 WHERE name = 'rule'",
+        ):
+            connection.exec_driver_sql(statement)
+    engine.dispose()
+    store = Store.open(url)
+    policy, revision = store.load()
+    numbers = [found.number for found in (*policy.tags.values(), *policy.firewalls.values())]
+    assert sorted(numbers) == [10, 11, 12, 13]
+    assert policy.counters.rule == 13
+    assert [rule.id for rule in policy.firewalls["f1"].inbound_rules] == [7]
+    draft = policy.edit()
+    draft.put(Tag("default", "new"))
+    keep(store, draft, revision)
+    assert store.load()[0].tags["default", "new"].number == 14
+    store.close()
 
 
 def test_a_newer_schema_is_refused(url: str) -> None:
