@@ -84,7 +84,7 @@ class Cloud:
         OvS confirms a change when its tables have it; packets that follow a cached decision are caught up with after.
         """
         with ThreadPoolExecutor() as hosts:
-            list(hosts.map(lambda host: host.ovs.appctl("revalidator/wait"), self.lab.hypervisors.values()))
+            list(hosts.map(lambda host: host.settle(), self.lab.hypervisors.values()))
 
     # ---- meaning
 

@@ -79,7 +79,9 @@ class Hypervisor:
 
     def settle(self) -> None:
         """Wait until what the switch has cached agrees with its flows; a change needs up to half a second."""
-        self.ovs.appctl("revalidator/wait")
+        # The first ends with a pass that may have begun before the change.
+        for _ in range(2):
+            self.ovs.appctl("revalidator/wait")
 
     def cut(self) -> None:
         """Part it from the controller without a word, as a broken management network would."""
