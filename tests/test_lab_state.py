@@ -10,6 +10,7 @@ import time
 from functools import partial
 
 import pytest
+from frames import arp, ethernet
 from rawframes import ACK, FIN, RST, SYN, End, Tcp, Udp, datagram, end, ends, framed, icmp_error, passes, segment
 
 from lab.cloud import Cloud, inbound, outbound, seconds_until
@@ -69,11 +70,20 @@ def register(cloud, name):
 
 
 def migrate(cloud, name, host):
-    """Moves a machine and its port to another hypervisor."""
+    """Moves a machine and its port to another hypervisor, and tells the network."""
     cloud.lab.move(name, host)
     register(cloud, name)
     cloud.lab.plug(name)
     wait_until("the port is programmed", lambda: cloud.call("GET", f"/v1/ports/{name}")["status"] == "succeeded")
+    switch_of(cloud, name).settle()
+    announce(cloud.lab.machines[name])
+
+
+def announce(machine):
+    """As after a migration of a virtual machine: until then the network sends to where it was."""
+    own = machine.address(4)
+    gratuitous = arp(1, machine.mac, own, "00:00:00:00:00:00", own)
+    machine.call("send_frames", frames=[ethernet("ff:ff:ff:ff:ff:ff", machine.mac, 0x0806, gratuitous)])
 
 
 class Wall:
