@@ -19,7 +19,7 @@ from ..policy.errors import Invalid, SwitchError
 from ..service.access import Access, Caller, Role
 from ..service.core import Core
 from ..settings import Settings
-from . import errors, openapi, schemas, v1, v2
+from . import documentation, errors, openapi, schemas, v1, v2
 from .errors import BadBody, BadRequest, Forbidden, HttpError, TooLarge, TooSlow, Unauthenticated
 from .routes import Call, Route, Routes
 
@@ -46,8 +46,8 @@ class _Application:
         self._core = core
         self._access = access
         self._settings = settings
-        described = openapi.document((*v1.ROUTES, *v2.ROUTES))
-        self._routes = Routes((*v1.ROUTES, *v2.ROUTES, Route("GET", "/openapi.json", lambda _: described, 200)))
+        routes = (*v1.ROUTES, *v2.ROUTES)
+        self._routes = Routes((*routes, openapi.route(routes, settings), *documentation.ROUTES))
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         request_id = str(uuid.uuid4())
@@ -82,6 +82,8 @@ class _Application:
         if found is None:
             response = Response(status=call.status)
             response.headers.pop("Content-Type", None)
+        elif isinstance(found, Response):
+            response = found
         else:
             response = _json(call.status, found)
         _add_headers(response, call.headers)
