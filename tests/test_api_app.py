@@ -456,3 +456,9 @@ def test_pages_keep_the_rest_of_the_query_and_the_path(world: World) -> None:
 def test_pages_that_cannot_be_are_refused(world: World, path: str, query: str, at: list[str]) -> None:
     answer = world.call("GET", f"{path}?{query}")
     assert (answer.status, list(answer.problems)) == (422, at)
+
+
+@pytest.mark.parametrize(("sent", "status"), [(b"101.0", 201), (b"1.01e2", 201), (b"101.5", 422), (b"1e400", 422)])
+def test_a_whole_number_is_an_integer_however_it_is_written(world: World, sent: bytes, status: int) -> None:
+    port = b'{"droplet_id": %s, "hypervisor": "%s", "number": 9, "mac": "02:00:00:00:09:01"}' % (sent, HV1.encode())
+    assert world.call("PUT", "/v1/ports/whole", port).status == status

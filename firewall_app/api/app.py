@@ -206,7 +206,7 @@ def _read(environ: Environ, limit: int) -> bytes:
 def _parse(data: bytes, most: int) -> object:
     """JSON as RFC 8259 has it, and unambiguous: no key twice, no NaN, no text that cannot be stored."""
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_members, parse_constant=_no_number)
+        value = json.loads(data.decode(), object_pairs_hook=_members, parse_constant=_no_number, parse_float=_number)
         _check_values(value, most)
     except (ValueError, RecursionError) as error:
         raise BadBody(str(error)) from None
@@ -218,6 +218,12 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(found) < len(pairs):
         raise ValueError("a key stands twice in one object")
     return found
+
+
+def _number(text: str) -> float:
+    """`1.0` is an integer, as JSON Schema has it: some languages know but one kind of number."""
+    found = float(text)
+    return int(found) if found.is_integer() else found
 
 
 def _no_number(text: str) -> object:

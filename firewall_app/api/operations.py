@@ -34,7 +34,9 @@ class Operation:
 
 
 def _query(name: str, schema: Schema, description: str) -> Schema:
-    return {"name": name, "in": "query", "description": description, "schema": schema}
+    found: Schema = {"name": name, "in": "query", "description": description, "schema": schema}
+    # An empty number counts as none.
+    return {**found, "allowEmptyValue": True} if schema["type"] == "integer" else found
 
 
 _NUMBER = {"type": "integer", "minimum": 1, "maximum": 10**18 - 1}
