@@ -322,6 +322,12 @@ class PortBody(Body):
     created_at: ReadOnly
 
 
+class TokenBody(Body):
+    role: Literal["operator", "tenant", "viewer"]
+    account: Account | None = None
+    note: Name | None = None
+
+
 def _each_once(names: Sequence[str]) -> tuple[str, ...]:
     """Tags in their first spelling; two spellings that differ in case are one tag."""
     return tuple({tag_key("", name): name for name in reversed(names)}.values())[::-1]
