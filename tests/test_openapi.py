@@ -95,6 +95,7 @@ VALUES: dict[str, tuple[str, Any, Any]] = {
     "address": ("PortRulesBody", lambda v: {"inbound_rules": [RULE | {"sources": {"addresses": [v]}}]}, shapes.ADDRESS),
     "own address": ("PortBody", lambda v: PORT | {"addresses": [v]}, shapes.OWN_ADDRESS),
     "account": ("DropletBody", lambda v: {"account": v}, shapes.ACCOUNT),
+    "token note": ("TokenBody", lambda v: {"role": "viewer", "note": v}, shapes.NAME),
     "connections": ("PortBody", lambda v: PORT | {"max_connections": v}, shapes.CONNECTIONS),
     "dpid": ("PortBody", lambda v: PORT | {"hypervisor": v}, shapes.DPID),
     "firewall name": ("FirewallBody", lambda v: {"name": v, "inbound_rules": []}, shapes.FIREWALL_NAME),
@@ -140,7 +141,7 @@ def test_the_schema_of_a_value_accepts_what_the_parser_accepts(what: str) -> Non
     def check(value: object) -> None:
         if isinstance(value, str) and value.endswith("\n"):
             return  # the end of a line counts as the end of a text in Python's expressions, not in JSON Schema's
-        if value is None and what in ("account", "name", "ofport", "connections"):
+        if value is None and what in ("account", "name", "token note", "ofport", "connections"):
             return  # may be left out, and so be null
         assert validator.is_valid(value) is accepted(value, **{schema: body(value)}), value
 

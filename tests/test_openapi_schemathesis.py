@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from api_server import HV1, OPERATOR, TENANT, VIEWER, Process
 
-from firewall_app.api.operations import OPERATIONS
 from firewall_app.store import Store
 
 HERE = Path(__file__).parent
@@ -34,7 +33,7 @@ HERE = Path(__file__).parent
 )
 def test_the_server_does_what_its_document_says(tmp_path: Path, token: str, phases: str) -> None:
     database = f"sqlite:///{tmp_path}/firewall.db"
-    server = Process(database=database)
+    server = Process(database=database, rate_limit=0, rate_burst=0, failed_attempts=0)
     try:
         found = subprocess.run(
             [
@@ -48,9 +47,11 @@ def test_the_server_does_what_its_document_says(tmp_path: Path, token: str, phas
             text=True,
             timeout=550,
         )
+        paths = server.call("GET", "/openapi.json").json["paths"].values()
+        count = sum(len(operations) for operations in paths)
         said = found.stdout + found.stderr
         assert found.returncode == 0, said
-        assert re.search(rf"Tested: {len(OPERATIONS)}\n", said), said
+        assert re.search(rf"Tested: {count}\n", said), said
         seen = server.call("GET", "/v1/hypervisors").json["hypervisors"]
         assert HV1 in [hypervisor["dpid"] for hypervisor in seen]
     finally:

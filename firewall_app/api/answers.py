@@ -392,6 +392,56 @@ class Flows(Answer):
     flows: list[Flow]
 
 
+class Token(Answer):
+    id: Annotated[str, WithJsonSchema(shapes.TOKEN_ID)]
+    role: Literal["operator", "tenant", "viewer"]
+    account: str | None
+    note: str
+    created_at: Moment
+    revoked_at: Moment | None
+
+
+class Tokens(Page):
+    tokens: list[Token]
+
+
+class NewToken(Token):
+    """A token with its secret, which is told this once."""
+
+    token: str
+
+
+class Change(Answer):
+    """One object before and after; null is what was not there."""
+
+    kind: str
+    id: str | int
+    before: dict[str, object] | None
+    after: dict[str, object] | None
+
+
+class AuditEntry(Answer):
+    """Who asked for what, and what came of it."""
+
+    id: int
+    at: Moment
+    request_id: str
+    token: str | None = Field(description="The token's id.")
+    who: str = Field(description="The token's note.")
+    role: str
+    account: str | None
+    address: str
+    method: str
+    path: str
+    outcome: Literal["done", "unchanged", "refused", "failed"]
+    problem: str | None
+    changes: list[Change]
+
+
+class AuditLog(Page):
+    entries: list[AuditEntry]
+
+
 # ---- the service
 
 

@@ -14,7 +14,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from .. import __version__
 from ..settings import Settings
-from . import answers, operations
+from . import answers, operations, shapes
 from .operations import OPERATIONS, PATH, TAGS, Operation
 from .routes import Route
 
@@ -45,6 +45,10 @@ HEADERS: Json = {
         "schema": {"type": "string", "enum": ["waiting", "succeeded", "failed"]},
     },
     "Warning": {"description": "Something was kept that means nothing (RFC 7234).", "schema": {"type": "string"}},
+    "Idempotent-Replayed": {
+        "description": "It had been done already; this is what it made.",
+        "schema": {"type": "string", "const": "true"},
+    },
     "WWW-Authenticate": {"schema": {"type": "string", "const": "Bearer"}},
     "x-firewall-rules-unmatched": {
         "description": "How many of the rules to be removed matched none.",
@@ -69,14 +73,20 @@ REQUEST_HEADERS: Json = {
     "If-Match": {
         "name": "If-Match",
         "in": "header",
-        "description": "An `ETag`: do it only when the object is still in that state.",
-        "schema": {"type": "string"},
+        "description": "An `ETag`, or several: do it only while the object is in that state; `*`: while it exists.",
+        "schema": {"type": "string", "pattern": shapes.ENTITY_TAGS},
+    },
+    "If-None-Match": {
+        "name": "If-None-Match",
+        "in": "header",
+        "description": "`*`: do it only when there is no such object yet.",
+        "schema": {"type": "string", "pattern": shapes.ENTITY_TAGS},
     },
     "Idempotency-Key": {
         "name": "Idempotency-Key",
         "in": "header",
         "description": "A text of the client's own: the same request sent twice with it is done once.",
-        "schema": {"type": "string"},
+        "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
     },
 }
 
@@ -172,23 +182,19 @@ def _parameters(route: Route, about: Operation) -> list[Json]:
 
 
 def _request_headers(route: Route) -> list[str]:
-    if route.method == "GET" or route.open:
-        return []
-    found = ["Prefer"]
-    if _single(route) and route.method in ("PUT", "DELETE"):
-        found.append("If-Match")
-    if key(route) == "POST /v2/firewalls":
-        found.append("Idempotency-Key")
-    return found
+    found = ["Prefer"] if _settles(route) else []
+    if route.writes and route.object is not None:
+        found += ["If-Match", "If-None-Match"]
+    return [*found, "Idempotency-Key"] if route.once else found
+
+
+def _settles(route: Route) -> bool:
+    """Whether it changes the policy, for which switches can be waited; tokens are none of their business."""
+    return route.writes and not route.operators
 
 
 def _path_names(route: Route) -> list[str]:
     return re.findall(r"\{(\w+)\}", route.path)
-
-
-def _single(route: Route) -> bool:
-    """Whether the path is that of one object."""
-    return route.path.endswith("}")
 
 
 def _successes(route: Route) -> list[int]:
@@ -197,10 +203,8 @@ def _successes(route: Route) -> list[int]:
 
 def _success(route: Route, about: Operation, known: list[tuple[Route, Operation]]) -> Json:
     headers = ["x-request-id", *about.headers, *(() if route.open else _RATE)]
-    if route.method != "GET":
-        headers += ["Preference-Applied", "X-Change-Status"]
-    if _single(route) and route.method != "DELETE":
-        headers.append("ETag")
+    headers += ["Preference-Applied", "X-Change-Status"] if _settles(route) else []
+    headers += ["ETag"] if route.object is not None else []
     found: Json = {
         "description": about.summary if about.answer is None else (about.answer.__doc__ or about.summary),
         "headers": {name: {"$ref": _HEADERS + name} for name in headers},
@@ -227,9 +231,9 @@ def _errors(route: Route, about: Operation) -> list[int]:
         found |= {408, 413, 415, 422}
     if about.query or route.compatible or route.method == "PUT":
         found.add(422)
-    if route.method != "GET":
+    if route.writes:
         found.add(503)
-    if "If-Match" in _request_headers(route):
+    if route.writes and route.object is not None:
         found.add(412)
     return sorted(found)
 

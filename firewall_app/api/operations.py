@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ..records import Outcome
 from . import answers, shapes
 from .paging import DEFAULT_PER_PAGE, MOST_PER_PAGE
 
@@ -55,6 +56,7 @@ PATH: Mapping[str, Schema] = {
     "dpid": {"schema": shapes.DPID},
     "port_id": {"schema": shapes.PORT_ID},
     "name": {"schema": shapes.TAG},
+    "token_id": {"schema": shapes.TOKEN_ID},
 }
 
 TAGS: Mapping[str, tuple[str, str]] = {
@@ -65,6 +67,8 @@ TAGS: Mapping[str, tuple[str, str]] = {
     "/v1/hypervisors": ("Operator: hypervisors", "Open vSwitch bridges that connect to this controller."),
     "/v1/droplets": ("Operator: droplets", "Virtual machines of all accounts."),
     "/v1/ports": ("Operator: ports", "Switch ports of droplets, and the rules of one port alone."),
+    "/v1/tokens": ("Operator: tokens", "Who may do what."),
+    "/v1/audit": ("Operator: audit log", "Who asked for what, and what came of it."),
     "/v1/status": ("Service", "How this service does."),
     "/healthz": ("Service", ""),
     "/readyz": ("Service", ""),
@@ -98,7 +102,7 @@ OPERATIONS: Mapping[str, Operation] = {
         "Tags and droplets that it names must exist.",
         example=_FIREWALL,
         errors=(409,),
-        headers=("Warning",),
+        headers=("Warning", "ETag", "Idempotent-Replayed"),
         gives={"firewall_id": "$response.body#/firewall/id"},
     ),
     "GET /v2/firewalls/{firewall_id}": Operation("firewalls_get", "Show a firewall", answers.OneFirewall),
@@ -170,6 +174,7 @@ OPERATIONS: Mapping[str, Operation] = {
         answers.OneTag,
         "One that is there already is answered as it is.",
         example={"name": "web"},
+        headers=("ETag",),
         faults={400: answers.TagFault},
         gives={"name": "$response.body#/tag/name"},
     ),
@@ -285,6 +290,46 @@ OPERATIONS: Mapping[str, Operation] = {
         description="Without a body the whole set is taken away.",
         example=_RULES,
         headers=(_UNMATCHED,),
+    ),
+    "GET /v1/tokens": Operation("v1_tokens_list", "List tokens", answers.Tokens, query=_PAGED),
+    "POST /v1/tokens": Operation(
+        "v1_tokens_create",
+        "Create a token",
+        answers.NewToken,
+        "The secret is in this answer and nowhere else. A tenant's token needs an account.",
+        example={"role": "tenant", "account": "acme", "note": "terraform of acme"},
+        gives={"token_id": "$response.body#/id"},
+    ),
+    "GET /v1/tokens/{token_id}": Operation("v1_tokens_get", "Show a token", answers.Token),
+    "DELETE /v1/tokens/{token_id}": Operation(
+        "v1_tokens_delete", "Revoke a token", description="It is good for nothing from now on.", errors=(409,)
+    ),
+    "GET /v1/audit": Operation(
+        "v1_audit_list",
+        "Read the audit log",
+        answers.AuditLog,
+        "The newest first.",
+        query=(
+            *_PAGED,
+            *(
+                _query(name, {"type": "string"}, f"Entries with this {what} alone.")
+                for name, what in (
+                    ("account", "account"),
+                    ("token", "token's id"),
+                    ("request_id", "request id"),
+                    ("method", "method"),
+                    ("path", "path"),
+                )
+            ),
+            _query(
+                "outcome",
+                {"type": "string", "enum": [outcome.value for outcome in Outcome]},
+                "Entries with this outcome alone.",
+            ),
+            _query("since", shapes.MOMENT, "Entries from this moment on."),
+            _query("until", shapes.MOMENT, "Entries before this moment."),
+        ),
+        errors=(503,),
     ),
     # ---- the service
     "GET /healthz": Operation("healthz", "Whether the process lives", answers.Health),

@@ -374,6 +374,14 @@ class PortBody(Body):
     created_at: ReadOnly
 
 
+class TokenBody(Body):
+    model_config = ConfigDict(json_schema_extra=shapes.ACCOUNT_BY_ROLE)
+
+    role: Literal["operator", "tenant", "viewer"]
+    account: Account | None = None
+    note: Name | None = None
+
+
 def _each_once(names: Sequence[str]) -> tuple[str, ...]:
     """Tags in their first spelling; two spellings that differ in case are one tag."""
     return tuple({tag_key("", name): name for name in reversed(names)}.values())[::-1]

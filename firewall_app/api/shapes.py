@@ -78,14 +78,17 @@ DROPLET_ID = {
     ],
     "examples": [101],
 }
+ENTITY_TAGS = r'^(?:\*|(?:W/)?"[!#-~]*"(?:\s*,\s*(?:W/)?"[!#-~]*")*)$'
 FIREWALL_NAME = _text("^[a-zA-Z0-9][a-zA-Z0-9.-]+$", maxLength=LONGEST_NAME, examples=["web-fw"])
 INTERFACE = _text(PRINTABLE, minLength=1, maxLength=LONGEST_INTERFACE, examples=["tap3"])
 MAC = _text("^(?!00(?::00){5}$)[0-9a-fA-F][02468aceACE](?::[0-9a-fA-F]{2}){5}$", examples=["02:00:00:00:00:01"])
+MOMENT = {"type": "string", "format": "date-time", "examples": ["2026-01-02T03:04:05Z"]}
 NAME = _text(PRINTABLE, maxLength=LONGEST_NAME)
 OFPORT = {"type": "integer", "minimum": 1, "maximum": 0xFF00 - 1}
 OWN_ADDRESS = {**ADDRESS, "not": {"pattern": "/0+$"}}
 PORT_ID = _text("^[A-Za-z0-9._:-]{1,64}$", examples=["web-1-eth0"])
 TAG = _text("^[A-Za-z0-9_:-]{1,255}$", examples=["web"])
+TOKEN_ID = _text("^[0-9a-f]{1,64}$")
 UID = _text(r"^[^\u0000]*$")
 UPLINK = {
     "anyOf": [_text(PRINTABLE, minLength=1, maxLength=LONGEST_NAME), {"type": "integer"}],
@@ -108,4 +111,17 @@ PORTS_BY_PROTOCOL: Schema = {
         "required": ["ports"],
         "properties": {"ports": {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 65535}, _text(_PORTS)]}},
     },
+}
+# Of a token: a tenant's is of one account, an operator's is of all.
+ACCOUNT_BY_ROLE: Schema = {
+    "allOf": [
+        {
+            "if": {"properties": {"role": {"const": "tenant"}}},
+            "then": {"required": ["account"], "properties": {"account": {"type": "string"}}},
+        },
+        {
+            "if": {"properties": {"role": {"const": "operator"}}},
+            "then": {"properties": {"account": {"type": "null"}}},
+        },
+    ]
 }
