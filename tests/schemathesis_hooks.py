@@ -6,9 +6,11 @@ import re
 
 from schemathesis import Case, CheckContext, GenerationMode, Response, check
 
-# What a schema cannot tell: names that must exist, limits, the order in a range, keys that exclude each other.
+# What a schema cannot tell: names that must exist, limits, the order in a range, keys that exclude each other, and
+# what was sent before.
 TOLD_BY_NO_SCHEMA = re.compile(
     r"does not exist|is not registered|no more than|is after last|cannot be combined|a name of 1 to 15 bytes"
+    r"|was used for another request"
 )
 
 

@@ -14,7 +14,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from .. import __version__
 from ..settings import Settings
-from . import answers, operations, shapes
+from . import answers, operations
 from .operations import OPERATIONS, PATH, TAGS, Operation
 from .routes import Route
 
@@ -74,19 +74,22 @@ REQUEST_HEADERS: Json = {
         "name": "If-Match",
         "in": "header",
         "description": "An `ETag`, or several: do it only while the object is in that state; `*`: while it exists.",
-        "schema": {"type": "string", "pattern": shapes.ENTITY_TAGS},
+        "schema": {"type": "string"},
+        "example": "*",
     },
     "If-None-Match": {
         "name": "If-None-Match",
         "in": "header",
-        "description": "`*`: do it only when there is no such object yet.",
-        "schema": {"type": "string", "pattern": shapes.ENTITY_TAGS},
+        "description": "`*`: do it only when there is no such object yet. An `ETag`: unless it is in that state.",
+        "schema": {"type": "string"},
+        "example": '"0123abcd"',
     },
     "Idempotency-Key": {
         "name": "Idempotency-Key",
         "in": "header",
         "description": "A text of the client's own: the same request sent twice with it is done once.",
         "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+        "example": "b6fc6dd4-0f6f-4c2e-9f0f-7a7a2a1e5d10",
     },
 }
 

@@ -35,15 +35,18 @@ class Operation:
 
 
 def _query(name: str, schema: Schema, description: str) -> Schema:
-    found: Schema = {"name": name, "in": "query", "description": description, "schema": schema}
-    # An empty number counts as none.
-    return {**found, "allowEmptyValue": True} if schema["type"] == "integer" else found
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+def _or_empty(name: str, schema: Schema, description: str) -> Schema:
+    """As if it were not there when it is empty."""
+    return {**_query(name, schema, description), "allowEmptyValue": True}
 
 
 _NUMBER = {"type": "integer", "minimum": 1, "maximum": 10**18 - 1}
 _PAGED = (
-    _query("page", {**_NUMBER, "default": 1}, "Which page; past the last one it is empty."),
-    _query("per_page", {**_NUMBER, "maximum": MOST_PER_PAGE, "default": DEFAULT_PER_PAGE}, "Objects on a page."),
+    _or_empty("page", {**_NUMBER, "default": 1}, "Which page; past the last one it is empty."),
+    _or_empty("per_page", {**_NUMBER, "maximum": MOST_PER_PAGE, "default": DEFAULT_PER_PAGE}, "Objects on a page."),
 )
 _ACCOUNT = _query("account", {"type": "string"}, "Objects of this account alone.")
 # Of every operation on /v2.
@@ -214,7 +217,7 @@ OPERATIONS: Mapping[str, Operation] = {
         answers.Flows,
         "As they are now, each with the rule or the port that it comes from. Not in pages.",
         query=(
-            _query("table", {"type": "integer", "minimum": 0, "maximum": 254}, "Those of this table."),
+            _or_empty("table", {"type": "integer", "minimum": 0, "maximum": 254}, "Those of this table."),
             _query("port", {"type": "string"}, "Those that serve this port."),
         ),
         errors=(503,),
@@ -256,7 +259,7 @@ OPERATIONS: Mapping[str, Operation] = {
         query=(
             *_PAGED,
             _query("hypervisor", {"type": "string"}, "Those on this hypervisor."),
-            _query("droplet_id", {**_NUMBER, "minimum": 0}, "Those of this droplet."),
+            _or_empty("droplet_id", {**_NUMBER, "minimum": 0}, "Those of this droplet."),
         ),
     ),
     "GET /v1/ports/{port_id}": Operation("v1_ports_get", "Show a port", answers.Port),
@@ -326,8 +329,8 @@ OPERATIONS: Mapping[str, Operation] = {
                 {"type": "string", "enum": [outcome.value for outcome in Outcome]},
                 "Entries with this outcome alone.",
             ),
-            _query("since", shapes.MOMENT, "Entries from this moment on."),
-            _query("until", shapes.MOMENT, "Entries before this moment."),
+            _or_empty("since", shapes.MOMENT, "Entries from this moment on."),
+            _or_empty("until", shapes.MOMENT, "Entries before this moment."),
         ),
         errors=(503,),
     ),

@@ -78,7 +78,6 @@ DROPLET_ID = {
     ],
     "examples": [101],
 }
-ENTITY_TAGS = r'^(?:\*|(?:W/)?"[!#-~]*"(?:\s*,\s*(?:W/)?"[!#-~]*")*)$'
 FIREWALL_NAME = _text("^[a-zA-Z0-9][a-zA-Z0-9.-]+$", maxLength=LONGEST_NAME, examples=["web-fw"])
 INTERFACE = _text(PRINTABLE, minLength=1, maxLength=LONGEST_INTERFACE, examples=["tap3"])
 MAC = _text("^(?!00(?::00){5}$)[0-9a-fA-F][02468aceACE](?::[0-9a-fA-F]{2}){5}$", examples=["02:00:00:00:00:01"])
