@@ -41,9 +41,10 @@ from .openflow import compat, wire
 from .openflow.link import Link
 from .pipeline.compile import Rulings
 from .policy.errors import StoreError
-from .records import Token
+from .records import Entry, Outcome, Token
 from .service.access import Access, Caller, Role, digest
 from .service.core import Core, Event, FlowStats, Limits
+from .service.tokens import told
 from .settings import FORGET, Settings, read
 from .store import Store
 
@@ -219,7 +220,10 @@ def _access(store: Store, settings: Settings) -> Access:
         except OSError as error:
             raise SystemExit(f"firewall: cannot write a first operator's token to {path}: {error}") from None
         now = datetime.now(UTC)
-        store.add_token(Token(secrets.token_hex(8), digest(secret), Role.OPERATOR.value, None, "first", now))
+        token = Token(secrets.token_hex(8), digest(secret), Role.OPERATOR.value, None, "first", now)
+        change = {"kind": "token", "id": token.id, "before": None, "after": told(token)}
+        entry = Entry(now, "", "", "the first start", "", None, "", "", str(path), Outcome.DONE, changes=(change,))
+        store.add_token(token, entry)
         access.keep(store.tokens())
         LOG.info("a first operator's token was made: it is in %s", path)
     return access
