@@ -73,10 +73,8 @@ class _Application:
         self._settings = settings
         self._limits = RateLimits(settings.rate_limit, settings.rate_burst)
         self._attempts = FailedAttempts(settings.failed_attempts)
-        described = openapi.document((*v1.ROUTES, *admin.ROUTES, *v2.ROUTES))
-        self._routes = Routes(
-            (*v1.ROUTES, *admin.ROUTES, *v2.ROUTES, Route("GET", "/openapi.json", lambda _: described, 200))
-        )
+        described = openapi.document(ROUTES)
+        self._routes = Routes((*ROUTES, Route("GET", "/openapi.json", lambda _: described, 200)))
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         request = _Request(environ, str(uuid.uuid4()), environ["REQUEST_METHOD"], _path(environ))
