@@ -66,6 +66,7 @@ class Route:
     body_optional: bool = False  # an empty body means something of its own
     open: bool = False  # needs no token
     created: bool = False  # may answer 201 instead
+    safe: bool = False  # changes nothing, though it is no GET: viewers may
 
     @property
     def compatible(self) -> bool:
