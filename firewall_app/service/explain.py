@@ -198,8 +198,8 @@ def _addresses(port: Port) -> list[Address]:
 
 
 def _nearest(policy: Policy, check: Check, packet: Packet) -> Nearest | None:
-    """Of the rules by which an end was judged, the one of which the fewest of protocol, ports and peer are off; of
-    several the one whose ports are nearest, then the first."""
+    """Of the rules by which an end was judged, the one of which the fewest of protocol, ports and peer are off (both of
+    the first two between ICMP and others); of several the one whose ports are nearest, then the first."""
     if check.verdict is Verdict.ALLOW:
         return None
     port = policy.ports[check.port_id]
@@ -207,7 +207,8 @@ def _nearest(policy: Policy, check: Check, packet: Packet) -> Nearest | None:
     for rule_set in policy.rule_sets_of(port):
         for rule in rule_set.in_direction(check.direction):
             misses = tuple(_misses(policy, rule_set.account, rule, packet))
-            found.append((len(misses), _gap(rule.ports, packet), Nearest(rule_set, rule, misses)))
+            off = len(misses) + ((rule.protocol is Protocol.ICMP) != (packet.protocol is Protocol.ICMP))
+            found.append((off, _gap(rule.ports, packet), Nearest(rule_set, rule, misses)))
     return min(found, key=lambda entry: entry[:2])[2] if found else None
 
 
@@ -227,7 +228,7 @@ def _misses(policy: Policy, account: str, rule: Rule, packet: Packet) -> Iterato
     alike = [net for net in named if net.version == address.version]
     if alike:
         near = min(alike, key=lambda net: (address.value ^ net.value) & net.mask)
-        more = f" and {len(named) - 1} more" if len(named) > 1 else ""
+        more = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
         yield f"{side} {address} is {'not' if near.prefix == near.bits else 'outside'} {near}{more}"
     elif named:
         yield f"{side} {address} is IPv{address.version}, and the rule names no such address"
@@ -277,7 +278,7 @@ def _flows(core: Core, policy: Policy, packet: Packet, decision: Decision) -> It
 
 def _units(wanted: dict[UnitKey, Unit], packet: Packet, decision: Decision) -> Iterator[Unit]:
     """Of what a hypervisor should hold, what this packet meets; of the rules, the one that allows it at each end."""
-    keys: list[UnitKey] = [("static", ""), ("uplinks", "")]
+    keys: list[UnitKey] = []
     for end in (packet.sender, packet.receiver):
         keys += [("guards", f"{end}"), ("protection", f"{end}")]
     for check in decision.checks:
@@ -289,8 +290,10 @@ def _units(wanted: dict[UnitKey, Unit], packet: Packet, decision: Decision) -> I
             flows = wanted.get(("rule", f"{check.rule.id}"))
             sets = flows.sets if isinstance(flows, RuleFlows) else ()
             keys += [("tag", f"{members.number} {side}") for members, _ in sets if members.kind == TAG_SET]
-    yield Generation(1)  # whatever it is: a connection that is new has none
+    # Last: of two drops of one priority the port's own is to be met.
+    keys += [("uplinks", ""), ("static", "")]
     yield from (wanted[key] for key in dict.fromkeys(keys) if key in wanted)
+    yield Generation(1)  # whatever it is: a connection that is new has none
 
 
 # ---- what else to know
