@@ -11,7 +11,7 @@ import pytest
 from api_server import HV1, HV2, OPERATOR, OTHER_TENANT, TENANT, VIEWER, World
 from webob import Request
 
-from firewall_app.api import v1, v2
+from firewall_app.api import explain, v1, v2
 from firewall_app.api.errors import STATUS, HttpError, WrongMethod, status
 from firewall_app.policy import errors as policy_errors
 from firewall_app.policy.errors import CallerError, FirewallError, SwitchError
@@ -464,7 +464,7 @@ def test_pages_that_cannot_be_are_refused(world: World, path: str, query: str, a
 def test_the_document_describes_every_route(world: World) -> None:
     document = world.good("GET", "/openapi.json", token=OTHER_TENANT)
     described = {(m.upper(), path) for path, operations in document["paths"].items() for m in operations}
-    assert described == {(route.method, route.path) for route in (*v1.ROUTES, *v2.ROUTES)}
+    assert described == {(route.method, route.path) for route in (*v1.ROUTES, *explain.ROUTES, *v2.ROUTES)}
     operations = [op for path in document["paths"].values() for op in path.values()]
     assert len({op["operationId"] for op in operations}) == len(operations)
     schemas = document["components"]["schemas"]

@@ -207,8 +207,7 @@ def _nearest(policy: Policy, check: Check, packet: Packet) -> Nearest | None:
     for rule_set in policy.rule_sets_of(port):
         for rule in rule_set.in_direction(check.direction):
             misses = tuple(_misses(policy, rule_set.account, rule, packet))
-            off = len(misses) + ((rule.protocol is Protocol.ICMP) != (packet.protocol is Protocol.ICMP))
-            found.append((off, _gap(rule.ports, packet), Nearest(rule_set, rule, misses)))
+            found.append((*_distance(rule, packet, misses), Nearest(rule_set, rule, misses)))
     return min(found, key=lambda entry: entry[:2])[2] if found else None
 
 
@@ -236,9 +235,12 @@ def _misses(policy: Policy, account: str, rule: Rule, packet: Packet) -> Iterato
         yield f"the rule names no {side} that exists now"
 
 
-def _gap(ports: PortRange, packet: Packet) -> int:
+def _distance(rule: Rule, packet: Packet, misses: Sequence[str]) -> tuple[int, int]:
+    """How many of protocol, ports and peer are off, and how far the ports are."""
+    if (rule.protocol is Protocol.ICMP) != (packet.protocol is Protocol.ICMP):
+        return len(misses) + 1, 0x10000
     port = packet.destination_port
-    return 0 if port in ports else max(ports.first - port, port - ports.last)
+    return len(misses), 0 if port in rule.ports else max(rule.ports.first - port, port - rule.ports.last)
 
 
 # ---- which flows do it
