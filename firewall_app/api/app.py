@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -21,12 +22,14 @@ from ..service.core import Core
 from ..settings import Settings
 from . import errors, explain, openapi, schemas, v1, v2
 from .errors import BadBody, BadRequest, Forbidden, HttpError, TooLarge, TooSlow, Unauthenticated
+from .metrics import Metrics
 from .routes import Call, Route, Routes
 
 LOG = logging.getLogger(__name__)
 
 LONGEST_WAIT = 60  # seconds that a client may ask us to wait for switches
 MOST_QUERY_KEYS = 50
+ROUTE = "firewall.route"  # in the environ: the path of the route that was found
 DEEPEST_BODY = 32  # nested lists and objects; the deepest that means anything here has 6
 # A body is checked where it is, but a long one beside the loop: all other requests and the switches would wait.
 LONG_BODY = 32 << 10  # bytes
@@ -36,28 +39,32 @@ Environ = dict[str, Any]
 Wsgi = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 
-def make_application(core: Core, access: Access, settings: Settings) -> Wsgi:
+def make_application(core: Core, access: Access, settings: Settings, metrics: Metrics | None = None) -> Wsgi:
     """The WSGI application of one controller process."""
-    return _Application(core, access, settings)
+    return _Application(core, access, settings, metrics or Metrics(core))
 
 
 class _Application:
-    def __init__(self, core: Core, access: Access, settings: Settings) -> None:
+    def __init__(self, core: Core, access: Access, settings: Settings, metrics: Metrics) -> None:
         self._core = core
+        self._metrics = metrics
         self._access = access
         self._settings = settings
         routes = (*v1.ROUTES, *explain.ROUTES, *v2.ROUTES)
         described = openapi.document(routes)
-        self._routes = Routes((*routes, Route("GET", "/openapi.json", lambda _: described, 200)))
+        self._routes = Routes(
+            (*routes, *metrics.routes(settings), Route("GET", "/openapi.json", lambda _: described, 200))
+        )
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        request_id = str(uuid.uuid4())
+        request_id, begun = str(uuid.uuid4()), time.monotonic()
         method, path = environ["REQUEST_METHOD"], _path(environ)
         try:
             response = self._answer(environ, method, path)
             response.headers["x-request-id"] = request_id
         except Exception as error:  # noqa: BLE001,RUF100 - whatever it is, the caller gets JSON and no traceback
             response = _fault(error, method, path, request_id)
+        self._metrics.observe(environ.get(ROUTE, ""), method, response.status_code, time.monotonic() - begun)
         if method not in ("GET", "HEAD"):
             LOG.debug("%s %s %r: %d", request_id, method, path, response.status_code)
         return response(environ, start_response)
@@ -68,6 +75,7 @@ class _Application:
         except HttpError:
             self._caller(environ)  # what there is and what not is told to callers with a token
             raise
+        environ[ROUTE] = route.path
         query = _query(environ)
         call = Call(self._core, self._settings, None, _url(environ), query, status=route.status)
         if not route.open:
@@ -83,6 +91,8 @@ class _Application:
         if found is None:
             response = Response(status=call.status)
             response.headers.pop("Content-Type", None)
+        elif isinstance(found, Response):
+            response = found
         else:
             response = _json(call.status, found)
         _add_headers(response, call.headers)

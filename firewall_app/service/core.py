@@ -122,6 +122,7 @@ class Core:
         self.limits = limits or Limits()
         self.runtime = runtime
         self.store = store
+        self.store_failures = 0
         self._writing = runtime.lock()
         self._storing = runtime.lock()  # a store has one connection, and serves one caller at a time
         self._switches: dict[str, Switch] = {}
@@ -191,7 +192,11 @@ class Core:
 
     def _stored(self, work: Callable[[], T]) -> T:
         with self._storing:
-            return self.runtime.slow(work)
+            try:
+                return self.runtime.slow(work)
+            except StoreError:
+                self.store_failures += 1
+                raise
 
     def _catch_up(self) -> None:
         """After a commit that failed: it may have been kept all the same, or another controller has written."""

@@ -27,7 +27,6 @@ from ..policy.model import (
     Direction,
     Firewall,
     Port,
-    PortRange,
     PortRules,
     Protocol,
     Rule,
