@@ -36,6 +36,7 @@ from ryu.ofproto import ofproto_v1_3, ofproto_v1_4
 
 from . import __version__
 from .api.app import make_application
+from .api.metrics import Metrics
 from .api.server import serve
 from .openflow import compat, wire
 from .openflow.link import Link
@@ -116,7 +117,8 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             ),
         )
         self._access = access
-        self._application = make_application(self.core, access, settings)
+        self._metrics = Metrics(self.core)
+        self._application = make_application(self.core, access, settings, self._metrics)
         self._server: Any = None
         _end_on_signals()
         LOG.info("cloud firewall %s: policy revision %d from %s", __version__, revision, _without_password(settings))
@@ -128,6 +130,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         except OSError as error:
             raise SystemExit(f"firewall: cannot listen for HTTP on {host} port {port}: {error}") from None
         eventlet.spawn_n(self._follow_tokens)
+        self._metrics.watch(lambda: self._server.connections)
         LOG.info("REST on http://%s:%s", host or "127.0.0.1", self._server.port)
         return super().start()
 
