@@ -105,7 +105,7 @@ class Totals:
             old = SwitchReport()
         self.refusals += new.sync is Sync.FAILED and (old.sync, old.failed) != (Sync.FAILED, new.failed)
         self.repairs += new.last_repair_at is not None and new.last_repair_at != old.last_repair_at
-        self.repaired_flows += max(0, new.repaired_flows - old.repaired_flows)
+        self.repaired_flows += new.repaired_flows - old.repaired_flows
 
 
 class Progress:

@@ -198,8 +198,9 @@ def test_totals_outlive_connections() -> None:
     progress.reported(HV1, replace(mended, connected_since=again, repaired_flows=4, last_repair_at=again))
     assert progress.totals == Totals(connections=2, repairs=3, repaired_flows=9)
     # One that took the place of another, which never went.
-    progress.reported(HV1, replace(first, connected_since=again + timedelta(minutes=1)))
-    assert progress.totals == Totals(connections=3, repairs=3, repaired_flows=9)
+    later = again + timedelta(minutes=1)
+    progress.reported(HV1, replace(mended, connected_since=later, repaired_flows=2, last_repair_at=later))
+    assert progress.totals == Totals(connections=3, repairs=4, repaired_flows=11)
 
 
 def test_a_refusal_counts_once_for_each_revision() -> None:

@@ -27,9 +27,11 @@ from ..policy.model import (
     Direction,
     Firewall,
     Port,
+    PortRange,
     PortRules,
     Protocol,
     Rule,
+    RuleSet,
     link_local,
     mac_number,
     network,
@@ -96,30 +98,32 @@ def explain(core: Core, question: Question) -> Answer:
     """
     policy = core.policy
     packets = _packets(policy, question)
-    decisions = [decide(_about(policy, packet), packet, closed=core.rulings.closed) for packet in packets]
+    about = _about(policy, packets)
+    decisions = [decide(about, packet, closed=core.rulings.closed) for packet in packets]
     first, decision = packets[0], decisions[0]
     others = [pair for pair in zip(packets, decisions, strict=True) if pair[1].verdict is not decision.verdict]
     return Answer(
         policy,
         first,
         decision,
-        tuple(_nearest(policy, check, first) for check in decision.checks),
+        tuple(_nearest(policy, about, check, first) for check in decision.checks),
         tuple(_flows(core, policy, first, decision)),
         tuple(_notes(core, policy, question, first)),
         tuple(others),
     )
 
 
-def _about(policy: Policy, packet: Packet) -> Policy:
-    """The policy with no droplets and ports but those that can matter to a packet.
+def _about(policy: Policy, packets: Iterable[Packet]) -> Policy:
+    """The policy with no droplets and ports but those that can matter to some packets.
 
     `decide` looks for peers among all ports of all droplets, which takes minutes where there are many thousands.
     """
-    ends = (packet.sender, packet.receiver)
+    ends = {end for packet in packets for end in (packet.sender, packet.receiver)}
+    addresses = {address for packet in packets for address in (packet.source, packet.destination)}
     ports = {
         port.id: port
         for port in policy.ports.values()
-        if port.id in ends or any(own.covers(packet.source) or own.covers(packet.destination) for own in port.networks)
+        if port.id in ends or any(own.covers(address) for own in port.networks for address in addresses)
     }
     droplets = {port.droplet_id: policy.droplets[port.droplet_id] for port in ports.values()}
     return replace(policy, ports=ports, droplets=droplets)
@@ -196,18 +200,39 @@ def _addresses(port: Port) -> list[Address]:
 # ---- which rule came nearest
 
 
-def _nearest(policy: Policy, check: Check, packet: Packet) -> Nearest | None:
+def _nearest(policy: Policy, about: Policy, check: Check, packet: Packet) -> Nearest | None:
     """Of the rules by which an end was judged, the one of which the fewest of protocol, ports and peer are off (both of
     the first two between ICMP and others); of several the one whose ports are nearest, then the first."""
     if check.verdict is Verdict.ALLOW:
         return None
-    port = policy.ports[check.port_id]
-    found: list[tuple[int, int, Nearest]] = []
-    for rule_set in policy.rule_sets_of(port):
-        for rule in rule_set.in_direction(check.direction):
-            misses = tuple(_misses(policy, rule_set.account, rule, packet))
-            found.append((*_distance(rule, packet, misses), Nearest(rule_set, rule, misses)))
-    return min(found, key=lambda entry: entry[:2])[2] if found else None
+    found = [
+        (_distance(rule, packet, _names_peer(about, rule_set, rule, check, packet)), rule_set, rule)
+        for rule_set in policy.rule_sets_of(policy.ports[check.port_id])
+        for rule in rule_set.in_direction(check.direction)
+    ]
+    if not found:
+        return None
+    _, rule_set, rule = min(found, key=lambda entry: entry[0])
+    return Nearest(rule_set, rule, tuple(_misses(policy, rule_set.account, rule, packet)))
+
+
+def _distance(rule: Rule, packet: Packet, names_peer: bool) -> tuple[int, int]:
+    """How many of protocol, ports and peer are off, and how far the ports are."""
+    if rule.protocol is not packet.protocol and Protocol.ICMP in (rule.protocol, packet.protocol):
+        return 2 + (not names_peer), 0x10000
+    port = packet.destination_port
+    gap = 0 if port in rule.ports else max(rule.ports.first - port, port - rule.ports.last)
+    return (rule.protocol is not packet.protocol) + (gap > 0) + (not names_peer), gap
+
+
+def _names_peer(about: Policy, rule_set: RuleSet, rule: Rule, check: Check, packet: Packet) -> bool:
+    """Whether a rule names the packet's other end: it does if, alone and for whatever service, it would allow it."""
+    assert isinstance(packet.protocol, Protocol)  # noqa: S101 - no question names another
+    alone = (replace(rule, protocol=packet.protocol, ports=PortRange.every()),)
+    inbound = rule.direction is Direction.INBOUND
+    own = PortRules(check.port_id, rule_set.account, alone if inbound else (), () if inbound else alone)
+    decision = decide(replace(about, firewalls={}, port_rules={own.port_id: own}), packet)
+    return all(other.verdict is Verdict.ALLOW for other in decision.checks if other.port_id == own.port_id)
 
 
 def _misses(policy: Policy, account: str, rule: Rule, packet: Packet) -> Iterator[str]:
@@ -232,14 +257,6 @@ def _misses(policy: Policy, account: str, rule: Rule, packet: Packet) -> Iterato
         yield f"{side} {address} is IPv{address.version}, and the rule names no such address"
     else:
         yield f"the rule names no {side} that exists now"
-
-
-def _distance(rule: Rule, packet: Packet, misses: Sequence[str]) -> tuple[int, int]:
-    """How many of protocol, ports and peer are off, and how far the ports are."""
-    if (rule.protocol is Protocol.ICMP) != (packet.protocol is Protocol.ICMP):
-        return len(misses) + 1, 0x10000
-    port = packet.destination_port
-    return len(misses), 0 if port in rule.ports else max(rule.ports.first - port, port - rule.ports.last)
 
 
 # ---- which flows do it
