@@ -36,14 +36,16 @@ from ryu.ofproto import ofproto_v1_3, ofproto_v1_4
 
 from . import __version__
 from .api.app import make_application
+from .api.metrics import Metrics
 from .api.server import serve
 from .openflow import compat, wire
 from .openflow.link import Link
 from .pipeline.compile import Rulings
 from .policy.errors import StoreError
-from .records import Token
+from .records import Entry, Outcome, Token
 from .service.access import Access, Caller, Role, digest
 from .service.core import Core, Event, FlowStats, Limits
+from .service.tokens import told
 from .settings import FORGET, Settings, read
 from .store import Store
 
@@ -115,7 +117,8 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             ),
         )
         self._access = access
-        self._application = make_application(self.core, access, settings)
+        self._metrics = Metrics(self.core)
+        self._application = make_application(self.core, access, settings, self._metrics)
         self._server: Any = None
         _end_on_signals()
         LOG.info("cloud firewall %s: policy revision %d from %s", __version__, revision, _without_password(settings))
@@ -127,6 +130,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         except OSError as error:
             raise SystemExit(f"firewall: cannot listen for HTTP on {host} port {port}: {error}") from None
         eventlet.spawn_n(self._follow_tokens)
+        self._metrics.watch(lambda: self._server.connections)
         LOG.info("REST on http://%s:%s", host or "127.0.0.1", self._server.port)
         return super().start()
 
@@ -219,7 +223,10 @@ def _access(store: Store, settings: Settings) -> Access:
         except OSError as error:
             raise SystemExit(f"firewall: cannot write a first operator's token to {path}: {error}") from None
         now = datetime.now(UTC)
-        store.add_token(Token(secrets.token_hex(8), digest(secret), Role.OPERATOR.value, None, "first", now))
+        token = Token(secrets.token_hex(8), digest(secret), Role.OPERATOR.value, None, "first", now)
+        change = {"kind": "token", "id": token.id, "before": None, "after": told(token)}
+        entry = Entry(now, "", "", "the first start", "", None, "", "", str(path), Outcome.DONE, changes=(change,))
+        store.add_token(token, entry)
         access.keep(store.tokens())
         LOG.info("a first operator's token was made: it is in %s", path)
     return access

@@ -89,10 +89,14 @@ class Settings:
     audit_interval: int = _option(
         300, "seconds between two readings of a switch that should have nothing new; 0: never", min=0
     )
+    metrics: str = _option(
+        "token", "who may read /metrics: token (an operator's or a viewer's), open (everybody), off (nobody: 404)"
+    )
     default_account: str = _option(DEFAULT_ACCOUNT, "the account of what is registered without one")
 
 
 FORGET = {"auto": None, "yes": True, "no": False}
+METRICS = ("token", "open", "off")
 _TYPES = {str: cfg.StrOpt, int: cfg.IntOpt, bool: cfg.BoolOpt, tuple: cfg.ListOpt}
 
 
@@ -113,6 +117,8 @@ def read(conf: cfg.ConfigOpts) -> Settings:
         values[name] = tuple(values[name])
     if values["forget_cached"] not in FORGET:
         raise cfg.Error(f"forget_cached is {values['forget_cached']!r}; it must be one of {', '.join(FORGET)}")
+    if values["metrics"] not in METRICS:
+        raise cfg.Error(f"metrics is {values['metrics']!r}; it must be one of {', '.join(METRICS)}")
     return Settings(**values)
 
 

@@ -392,6 +392,66 @@ class Flows(Answer):
     flows: list[Flow]
 
 
+class PacketEnd(Answer):
+    droplet_id: DropletId | None
+    port: PortId | None
+    address: str
+
+
+class Packet(Answer):
+    sender: PacketEnd = Field(alias="from")
+    receiver: PacketEnd = Field(alias="to")
+    protocol: Literal["tcp", "udp", "icmp"]
+    source_ports: str | None
+    ports: str | None
+
+
+class Verdict(Answer):
+    verdict: Literal["ALLOW", "DROP"]
+    reason: str
+
+
+class _OfFirewall(Answer):
+    firewall: str | None
+    firewall_id: Uuid | None
+
+
+class NearestRule(_OfFirewall):
+    rule: RuleIn | RuleOut
+    misses_by: str
+
+
+class Check(_OfFirewall):
+    """What one end says to the packet."""
+
+    direction: Literal["inbound", "outbound"]
+    droplet_id: DropletId
+    port: PortId
+    verdict: Literal["ALLOW", "DROP"]
+    reason: str
+    rule: RuleIn | RuleOut | None
+    nearest: NearestRule | None = Field(description="Of a drop: the rule that comes nearest, and what is off.")
+
+
+class FlowOf(Answer):
+    hypervisor: Dpid
+    table: int
+    flow: str
+
+
+class OtherPacket(Verdict):
+    packet: Packet
+
+
+class Explanation(OtherPacket):
+    """Whether a packet may pass, and why."""
+
+    checks: list[Check]
+    flows: list[FlowOf] = Field(description="What the packet meets on switches.")
+    notes: list[str]
+    others: list[OtherPacket] = Field(description="Other packets that the question may mean.")
+
+
 class Token(Answer):
     id: Annotated[str, WithJsonSchema(shapes.TOKEN_ID)]
     role: Literal["operator", "tenant", "viewer"]
@@ -461,6 +521,16 @@ class HypervisorCounts(Answer):
     syncing: Count
     failed: Count
     unreachable: Count
+    unconfirmed: Count
+
+
+class SinceStart(Answer):
+    changes: Count
+    connections: Count
+    refusals: Count
+    repairs: Count
+    repaired_flows: Count
+    store_failures: Count
 
 
 class ServiceStatus(Answer):
@@ -468,6 +538,7 @@ class ServiceStatus(Answer):
     revision: Count
     problems: list[str]
     hypervisors: HypervisorCounts
+    since_start: SinceStart
     flows: Count
     droplets: Count
     ports: Count

@@ -24,9 +24,10 @@ from ..service.access import Access, Caller, Role
 from ..service.core import Core
 from ..service.deed import Deed
 from ..settings import Settings
-from . import admin, cors, documentation, errors, openapi, preconditions, schemas, v1, v2
+from . import admin, cors, documentation, errors, explain, openapi, preconditions, schemas, v1, v2
 from .errors import BadBody, BadRequest, Forbidden, HttpError, NotJson, TooLarge, TooSlow, Unauthenticated
 from .limits import FailedAttempts, RateLimits
+from .metrics import Metrics
 from .routes import Call, Route, Routes
 
 LOG = logging.getLogger(__name__)
@@ -39,15 +40,15 @@ LONG_BODY = 32 << 10  # bytes
 LONGEST_PATH = LONGEST_PROBLEM = 4096  # characters that the audit log keeps
 BYTES_FOR_A_VALUE = 10  # an address in quotes is longer; shorter values are numbers in the hundred thousands
 
-ROUTES = (*v1.ROUTES, *admin.ROUTES, *v2.ROUTES)
+ROUTES = (*v1.ROUTES, *admin.ROUTES, *explain.ROUTES, *v2.ROUTES)
 
 Environ = dict[str, Any]
 Wsgi = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 
-def make_application(core: Core, access: Access, settings: Settings) -> Wsgi:
+def make_application(core: Core, access: Access, settings: Settings, metrics: Metrics | None = None) -> Wsgi:
     """The WSGI application of one controller process."""
-    return _Application(core, access, settings)
+    return _Application(core, access, settings, metrics or Metrics(core))
 
 
 @dataclass
@@ -58,6 +59,7 @@ class _Request:
     id: str
     method: str
     path: str
+    route: str = ""  # the path of the route, when there is one
     caller: Caller | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -67,15 +69,18 @@ class _Request:
 
 
 class _Application:
-    def __init__(self, core: Core, access: Access, settings: Settings) -> None:
+    def __init__(self, core: Core, access: Access, settings: Settings, metrics: Metrics) -> None:
         self._core = core
+        self._metrics = metrics
         self._access = access
         self._settings = settings
         self._limits = RateLimits(settings.rate_limit, settings.rate_burst)
         self._attempts = FailedAttempts(settings.failed_attempts)
-        self._routes = Routes((*ROUTES, openapi.route(ROUTES, settings), *documentation.ROUTES))
+        routes = (*ROUTES, *metrics.routes(settings))
+        self._routes = Routes((*routes, openapi.route(routes, settings), *documentation.ROUTES))
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        begun = time.monotonic()
         request = _Request(environ, str(uuid.uuid4()), environ["REQUEST_METHOD"], _path(environ))
         try:
             response = self._answer(request)
@@ -83,6 +88,7 @@ class _Application:
         except Exception as error:  # noqa: BLE001,RUF100 - whatever it is, the caller gets JSON and no traceback
             response = _fault(error, request)
         _add_headers(response, request.headers)
+        self._metrics.observe(request.route, request.method, response.status_code, time.monotonic() - begun)
         _log(request, response)
         return response(environ, start_response)
 
@@ -96,6 +102,7 @@ class _Application:
         except HttpError:
             self._authenticate(request)  # what there is and what not is told to callers with a token
             raise
+        request.route = route.path
         call = Call(self._core, self._access, self._settings, None, _url(environ), {}, status=route.status)
         if not route.open:
             self._authenticate(request)

@@ -212,6 +212,8 @@ def _success(route: Route, about: Operation, known: list[tuple[Route, Operation]
         "description": about.summary if about.answer is None else (about.answer.__doc__ or about.summary),
         "headers": {name: {"$ref": _HEADERS + name} for name in headers},
     }
+    if about.media:
+        found["content"] = {about.media: {"schema": {"type": "string"}}}
     if about.answer is not None:
         found["content"] = _json(about.answer.__name__)
     links = {

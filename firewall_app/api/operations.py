@@ -24,13 +24,14 @@ class Operation:
 
     id: str
     summary: str
-    answer: type[BaseModel] | None = None
+    answer: type[BaseModel] | None = None  # None: nothing is answered, or no JSON
     description: str = ""
     query: tuple[Schema, ...] = ()
     example: object = None  # a body
     errors: tuple[int, ...] = ()  # that it gives beside those that its kind gives
     headers: tuple[str, ...] = ()  # of a good answer, beside those that its kind has
     faults: Mapping[int, type[BaseModel]] = field(default_factory=dict)  # errors with a body of their own
+    media: str = ""  # of an answer that is no JSON
     gives: Mapping[str, str] = field(default_factory=dict)  # path parameter -> where its value is: links
 
 
@@ -70,11 +71,13 @@ TAGS: Mapping[str, tuple[str, str]] = {
     "/v1/hypervisors": ("Operator: hypervisors", "Open vSwitch bridges that connect to this controller."),
     "/v1/droplets": ("Operator: droplets", "Virtual machines of all accounts."),
     "/v1/ports": ("Operator: ports", "Switch ports of droplets, and the rules of one port alone."),
+    "/v1/explain": ("Operator: explain", "Why a packet passes or not."),
     "/v1/tokens": ("Operator: tokens", "Who may do what."),
     "/v1/audit": ("Operator: audit log", "Who asked for what, and what came of it."),
     "/v1/status": ("Service", "How this service does."),
     "/healthz": ("Service", ""),
     "/readyz": ("Service", ""),
+    "/metrics": ("Service", ""),
     "/openapi.json": ("Service", ""),
 }
 
@@ -294,6 +297,13 @@ OPERATIONS: Mapping[str, Operation] = {
         example=_RULES,
         headers=(_UNMATCHED,),
     ),
+    "POST /v1/explain": Operation(
+        "v1_explain",
+        "Explain a packet",
+        answers.Explanation,
+        "Whether it may pass, which rules say so, and the flows that it meets. Nothing is sent anywhere.",
+        example={"from": {"address": "203.0.113.9"}, "to": {"droplet_id": 101}, "protocol": "tcp", "ports": "443"},
+    ),
     "GET /v1/tokens": Operation("v1_tokens_list", "List tokens", answers.Tokens, query=_PAGED),
     "POST /v1/tokens": Operation(
         "v1_tokens_create",
@@ -344,5 +354,6 @@ OPERATIONS: Mapping[str, Operation] = {
         faults={503: answers.Ready},
     ),
     "GET /v1/status": Operation("v1_status", "One object for a dashboard", answers.ServiceStatus),
+    "GET /metrics": Operation("metrics", "Metrics for Prometheus", media="text/plain"),
     "GET /openapi.json": Operation("openapi", "This document", answers.Document),
 }

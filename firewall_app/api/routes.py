@@ -69,13 +69,13 @@ class Route:
     open: bool = False  # needs no token
     created: bool = False  # may answer 201 instead
     object: Finder | None = None  # what the path is about, for entity tags
-    reads: bool = False  # changes nothing, whatever its method
+    safe: bool = False  # changes nothing, though it is no GET: viewers may
     operators: bool = False  # for operators alone
     once: bool = False  # heeds Idempotency-Key
 
     @property
     def writes(self) -> bool:
-        return self.method != "GET" and not self.reads
+        return self.method != "GET" and not self.safe
 
     @property
     def compatible(self) -> bool:

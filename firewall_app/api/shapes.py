@@ -79,11 +79,19 @@ DROPLET_ID = {
     "examples": [101],
 }
 FIREWALL_NAME = _text("^[a-zA-Z0-9][a-zA-Z0-9.-]+$", maxLength=LONGEST_NAME, examples=["web-fw"])
+HOST = _text(_whole(_IPV4, _IPV6), description="An IPv4 or IPv6 address.", examples=["203.0.113.1"])
 INTERFACE = _text(PRINTABLE, minLength=1, maxLength=LONGEST_INTERFACE, examples=["tap3"])
 MAC = _text("^(?!00(?::00){5}$)[0-9a-fA-F][02468aceACE](?::[0-9a-fA-F]{2}){5}$", examples=["02:00:00:00:00:01"])
 MOMENT = {"type": "string", "format": "date-time", "examples": ["2026-01-02T03:04:05Z"]}
 NAME = _text(PRINTABLE, maxLength=LONGEST_NAME)
 OFPORT = {"type": "integer", "minimum": 1, "maximum": 0xFF00 - 1}
+ONE_PORT = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1, "maximum": 0xFFFF},
+        _text(f"^0*{_up_to(0xFFFF)}$", maxLength=5, examples=["443"]),
+        {"type": "null"},
+    ]
+}
 OWN_ADDRESS = {**ADDRESS, "not": {"pattern": "/0+$"}}
 PORT_ID = _text("^[A-Za-z0-9._:-]{1,64}$", examples=["web-1-eth0"])
 TAG = _text("^[A-Za-z0-9_:-]{1,255}$", examples=["web"])
@@ -123,4 +131,15 @@ ACCOUNT_BY_ROLE: Schema = {
             "then": {"properties": {"account": {"type": "null"}}},
         },
     ]
+}
+# Of an end of a packet: something must be told of it, a droplet or a port at most.
+_TOLD: Schema = {"not": {"type": "null"}}
+ONE_END: Schema = {
+    "anyOf": [{"required": [name], "properties": {name: _TOLD}} for name in ("droplet_id", "port", "address")],
+    "not": {"required": ["droplet_id", "port"], "properties": {"droplet_id": _TOLD, "port": _TOLD}},
+}
+PACKET_PORTS: Schema = {
+    "if": {"properties": {"protocol": {"const": "icmp"}}},
+    "then": {"properties": {"ports": {"type": "null"}, "source_ports": {"type": "null"}}},
+    "else": {"required": ["ports"], "properties": {"ports": _TOLD}},
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from .. import __version__
 from ..pipeline.compile import flood_here
 from ..policy.errors import Fault, Invalid, NotFound
@@ -209,7 +211,9 @@ def status(call: Call) -> object:
             "registered": len(policy.hypervisors),
             "connected": sum(report.connected for report in reports),
             **{sync.value: sum(report.sync is sync for report in reports) for sync in Sync},
+            "unconfirmed": sum(not call.core.progress.confirmed(dpid) for dpid in policy.hypervisors),
         },
+        "since_start": {**asdict(call.core.progress.totals), "store_failures": call.core.store_failures},
         "flows": sum(report.flows for report in reports),
         "droplets": len(policy.droplets),
         "ports": len(policy.ports),

@@ -140,6 +140,7 @@ class Core:
         self.limits = limits or Limits()
         self.runtime = runtime
         self.store = store
+        self.store_failures = 0
         self._writing = runtime.lock()
         self._storing = runtime.lock()  # a store has one connection, and serves one caller at a time
         self._switches: dict[str, Switch] = {}
@@ -239,7 +240,11 @@ class Core:
     def stored(self, work: Callable[[], T]) -> T:
         """What the store does, while the loop goes on."""
         with self._storing:
-            return self.runtime.slow(work)
+            try:
+                return self.runtime.slow(work)
+            except StoreError:
+                self.store_failures += 1
+                raise
 
     def _catch_up(self) -> None:
         """After a commit that failed: it may have been kept all the same, or another controller has written."""
