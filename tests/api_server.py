@@ -24,6 +24,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import conformance
 from memorystore import MemoryJournal
 from webob import Request
 
@@ -205,6 +206,7 @@ class World:
         if token is not None:
             request.headers["Authorization"] = f"Bearer {token}"
         response = request.get_response(self.application)
+        conformance.check(method, path, response.status_code, response.headers, response.body)
         return Answer(response.status_code, response.headers, response.body)
 
     def furnish(self) -> World:

@@ -295,7 +295,7 @@ def test_moments_outside_the_calendar_are_refused(world: World, query: str) -> N
 
 
 def test_text_that_no_database_keeps_is_refused(world: World) -> None:
-    assert world.call("GET", "/v1/audit?path=%00").status == 400
+    assert world.call("GET", "/v1/audit?path=%00").status == 422
 
 
 def test_the_farthest_page_is_empty(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ _EXACT = ("account", "token", "request_id", "method", "path")
 def list_audit(call: Call) -> object:
     """The newest first."""
     wanted = {name: call.query[name] for name in _EXACT if call.query.get(name)}
-    faults: list[Fault] = []
+    faults = [Fault(name, "may not hold the character 0") for name, text in wanted.items() if "\0" in text]
     for name in ("since", "until"):
         if text := call.query.get(name):
             try:

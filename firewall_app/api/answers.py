@@ -552,5 +552,7 @@ class Document(Answer):
 
     openapi: str
     info: dict[str, object]
+    security: list[dict[str, object]]
+    tags: list[dict[str, object]]
     paths: dict[str, object]
     components: dict[str, object]

@@ -265,8 +265,6 @@ def _query(environ: Environ) -> dict[str, str]:
         pairs = parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True, max_num_fields=MOST_QUERY_KEYS)
     except ValueError as error:
         raise BadRequest(f"query: {error}") from None
-    if any("\0" in text for pair in pairs for text in pair):
-        raise BadRequest("query: text may not hold the character 0")
     return dict(pairs)
 
 

@@ -251,9 +251,8 @@ def _error(code: int, about: Operation) -> Json:
 
 
 def _fault(code: int, text: str) -> Json:
-    headers = ["x-request-id"]
-    headers += ["WWW-Authenticate"] if code == 401 else []
-    headers += [*_RATE, "retry-after"] if code == 429 else []
+    headers = ["x-request-id", *(["WWW-Authenticate"] if code == 401 else _RATE)]
+    headers += ["retry-after"] if code == 429 else []
     return {
         "description": text,
         "headers": {name: {"$ref": _HEADERS + name} for name in headers},
