@@ -19,7 +19,7 @@ from ..policy.errors import Invalid, SwitchError
 from ..service.access import Access, Caller, Role
 from ..service.core import Core
 from ..settings import Settings
-from . import errors, openapi, schemas, v1, v2
+from . import errors, external, openapi, schemas, v1, v2
 from .errors import BadBody, BadRequest, Forbidden, HttpError, TooLarge, TooSlow, Unauthenticated
 from .routes import Call, Route, Routes
 
@@ -46,8 +46,9 @@ class _Application:
         self._core = core
         self._access = access
         self._settings = settings
-        described = openapi.document((*v1.ROUTES, *v2.ROUTES))
-        self._routes = Routes((*v1.ROUTES, *v2.ROUTES, Route("GET", "/openapi.json", lambda _: described, 200)))
+        routes = (*v1.ROUTES, *external.ROUTES, *v2.ROUTES)
+        described = openapi.document(routes)
+        self._routes = Routes((*routes, Route("GET", "/openapi.json", lambda _: described, 200)))
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         request_id = str(uuid.uuid4())

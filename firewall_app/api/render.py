@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 
 import netaddr
 
-from ..pipeline.compile import peer_networks, rule_units
+from ..pipeline.compile import peer_networks, rule_units, shared_peers
 from ..pipeline.flow import Flow, texts
 from ..pipeline.tables import Kind, cookie_parts
 from ..pipeline.unit import Flood, PortGuards, RuleFlows, SetMembers, SystemRule
-from ..policy.model import Direction, Droplet, Firewall, Port, PortRules, Rule, Tag, network, tag_key
+from ..policy.model import Direction, Droplet, ExternalPeer, Firewall, Port, PortRules, Rule, Tag, network
 from ..policy.policy import Policy
 from ..progress import SwitchReport
 from ..service.core import FlowStats
@@ -156,6 +156,17 @@ def tag(value: Tag, carriers: int) -> Json:
     none: Json = {"count": 0, "last_tagged_uri": ""}
     others: Json = dict.fromkeys(("images", "volumes", "volume_snapshots", "databases"), none)
     return {"name": value.name, "resources": {**count, "droplets": count, **others}}
+
+
+def external_peer(value: ExternalPeer) -> Json:
+    return {
+        "uid": value.uid,
+        "account": value.account,
+        "name": value.name,
+        "addresses": list(value.addresses),
+        "droplet_ids": list(value.droplet_ids),
+        "created_at": moment(value.created_at),
+    }
 
 
 # ---- hypervisors and ports
@@ -302,12 +313,11 @@ def of_port(policy: Policy, port: Port, stats: Iterable[FlowStats]) -> list[Flow
     """The flows that serve a port: made for it, or for rules that apply to it."""
     sets = policy.rule_sets_of(port)
     rules = [(owner, value) for owner in sets for value in owner.rules]
-    tags = {tag_key(owner.account, name) for owner, value in rules for name in value.peer.tags}
     numbers = {
         **{kind: {port.slot} for kind in (Kind.PORT, Kind.DROP, Kind.SYSTEM)},
         Kind.FIREWALL: {owner.number for owner in sets},
         Kind.RULE: {value.id for _, value in rules},
-        Kind.TAG: {policy.tags[key].number for key in tags if key in policy.tags},
+        Kind.TAG: {one.number for owner, value in rules for one in shared_peers(policy, owner.account, value)},
     }
 
     def serves(entry: FlowStats) -> bool:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterable
 
 from ..policy.errors import Invalid, NotFound
-from ..policy.model import Droplet, Firewall, Rule, Tag
+from ..policy.model import Droplet, Firewall, Tag
 from ..policy.policy import LAST_SLOT
 from ..service import droplets, firewalls
 from . import render, schemas
+from .external import warn_unmapped
 from .paging import page
 from .routes import Call, Route
 
@@ -31,7 +31,7 @@ def list_firewalls(call: Call) -> object:
 def create_firewall(call: Call) -> object:
     body: schemas.FirewallBody = call.body
     written = firewalls.create(call.core, call.account, body.spec())
-    _warn(call, written.value.rules)
+    warn_unmapped(call, call.account, written.value.rules)
     return {"firewall": _firewall(call, call.settle(written))}
 
 
@@ -42,7 +42,7 @@ def get_firewall(call: Call, firewall_id: str) -> object:
 def update_firewall(call: Call, firewall_id: str) -> object:
     body: schemas.FirewallBody = call.body
     written = firewalls.update(call.core, call.account, firewall_id, body.spec())
-    _warn(call, written.value.rules)
+    warn_unmapped(call, call.account, written.value.rules)
     return {"firewall": _firewall(call, call.settle(written))}
 
 
@@ -74,7 +74,7 @@ def add_rules(call: Call, firewall_id: str) -> None:
     body: schemas.RulesBody = call.body
     inbound, outbound = body.inbound(), body.outbound()
     call.settle(firewalls.add_rules(call.core, call.account, firewall_id, inbound, outbound))
-    _warn(call, inbound + outbound)
+    warn_unmapped(call, call.account, inbound + outbound)
 
 
 def delete_rules(call: Call, firewall_id: str) -> None:
@@ -90,11 +90,6 @@ def list_firewalls_of_droplet(call: Call, droplet_id: str) -> object:
 
 def _firewall(call: Call, firewall: Firewall) -> render.Json:
     return render.firewall(firewalls.view(call.core, firewall))
-
-
-def _warn(call: Call, rules: Iterable[Rule]) -> None:
-    if any(rule.peer.load_balancer_uids or rule.peer.kubernetes_ids for rule in rules):
-        call.headers["Warning"] = '299 - "load_balancer_uids and kubernetes_ids are kept but match nobody"'
 
 
 def say_unmatched(call: Call, unmatched: int, owner: str) -> None:
