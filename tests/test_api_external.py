@@ -184,7 +184,26 @@ def test_a_warning_holds_what_a_header_can(world: World, uids: list[str], listed
     assert answer.headers["Warning"] == f'299 - "uids without an external peer match nobody: {listed}"'
 
 
-# --------------------------------------------------------------------------------------------- spelling of ports
+# --------------------------------------------------------------------------------------------- spelling
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"addresses": ["2001:db8::1"]}, {"addresses": ["2001:DB8:0::1"]}),
+        ({"addresses": ["10.0.0.0/8"]}, {"addresses": ["10.1.2.3/8"]}),
+        ({"tags": ["web"]}, {"tags": ["WEB"]}),
+        ({"kubernetes_ids": ["k8s"]}, {"load_balancer_uids": ["K8S"]}),
+    ],
+)
+def test_another_spelling_is_stored_and_changes_no_flow(world: World, before: object, after: object) -> None:
+    world.good("PUT", f"{PEERS}/k8s", {"addresses": ["192.0.2.1"]})
+    made = world.good("POST", "/v2/firewalls", {**WEB, "inbound_rules": [{**RULE, "sources": before}]})["firewall"]
+    old = held(world, HV1)
+    rule = {**RULE, "sources": after}
+    changed = world.good("PUT", f"/v2/firewalls/{made['id']}", {**WEB, "inbound_rules": [rule]})["firewall"]
+    assert changed["inbound_rules"] == [rule]
+    assert held(world, HV1) == old
 
 
 def test_ports_are_echoed_as_written_and_mean_the_same(world: World) -> None:

@@ -535,6 +535,9 @@ def test_a_commit_writes_what_changed_and_no_more(store: Store) -> None:
     middle[20] = replace(middle[20], peer=Peer(tags=("web",)))
     edited = replace(without_first, inbound_rules=tuple(middle))
     assert written(edited, 52) == ["UPDATE counters", "UPDATE rules"]
+    middle[30] = replace(middle[30], ports=PortRange.parse("32-32"))
+    edited = replace(edited, inbound_rules=tuple(middle))
+    assert written(edited, 52) == ["UPDATE counters", "UPDATE rules"], "the same rule in another spelling"
     attached = replace(edited, droplet_ids=(1,))
     assert written(attached, 52) == ["UPDATE counters", "UPDATE firewalls"]
 

@@ -228,11 +228,13 @@ class Peer:
         return self.load_balancer_uids + self.kubernetes_ids
 
     def overlaps(self, other: Peer) -> bool:
-        """Whether both name something by the same word."""
-        return any(
-            not set(getattr(self, name)).isdisjoint(getattr(other, name))
-            for name in ("addresses", "droplet_ids", "tags")
-        )
+        """Whether both name something in common, however either spells it."""
+        return not self._named.isdisjoint(other._named)
+
+    @cached_property
+    def _named(self) -> frozenset[object]:
+        names = (name.lower() for name in self.tags + self.external_uids)
+        return frozenset((*self.networks, *self.droplet_ids, *names))
 
     def same(self, other: Peer) -> bool:
         """Equal as sets."""
