@@ -305,6 +305,17 @@ class DropletBody(Body):
     created_at: ReadOnly
 
 
+class ExternalPeerBody(Body):
+    """Whom a uid of a load balancer or a Kubernetes cluster stands for."""
+
+    account: Account | None = None
+    name: Name | None = None
+    addresses: list[AddressText] | None = None
+    droplet_ids: list[DropletId] | None = None
+    uid: ReadOnly
+    created_at: ReadOnly
+
+
 class PortBody(Body):
     """`interface` or `number` says which switch port it is; of both, an answer's, one was read from the switch."""
 

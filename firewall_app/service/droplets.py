@@ -45,7 +45,7 @@ def put(core: Core, droplet_id: int, account: str, name: str, tags: Sequence[str
 
 
 def delete(core: Core, droplet_id: int, with_ports: bool = False) -> Written[Droplet]:
-    """Takes a droplet out of every firewall and every rule.  Raises NotFound; Conflict while it has ports."""
+    """Takes a droplet out of firewalls, rules and external peers.  Raises NotFound; Conflict while it has ports."""
 
     def edit(draft: Draft) -> Droplet:
         policy = draft.peek()
@@ -66,6 +66,9 @@ def delete(core: Core, droplet_id: int, with_ports: bool = False) -> Written[Dro
         for firewall_id in policy.attached_to_droplet.get(droplet_id, ()):
             firewall = draft.peek().firewalls[firewall_id]
             draft.put(replace(firewall, droplet_ids=tuple(filter(keeps, firewall.droplet_ids))))
+        for key in policy.external_with.get(droplet_id, ()):
+            peer = policy.external_peers[key]
+            draft.put(replace(peer, droplet_ids=tuple(filter(keeps, peer.droplet_ids))))
         draft.drop(droplet)
         return droplet
 
