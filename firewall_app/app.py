@@ -37,6 +37,7 @@ from ryu.ofproto import ofproto_v1_3, ofproto_v1_4
 from . import __version__
 from .api.app import make_application
 from .api.server import serve
+from .api.tls import CertificateError
 from .openflow import compat, wire
 from .openflow.link import Link
 from .pipeline.compile import Rulings
@@ -123,7 +124,10 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             self._server = serve(self._application, host or "127.0.0.1", port, self.settings)
         except OSError as error:
             raise SystemExit(f"firewall: cannot listen for HTTP on {host} port {port}: {error}") from None
-        LOG.info("REST on http://%s:%s", host or "127.0.0.1", self._server.port)
+        except CertificateError as error:
+            raise SystemExit(f"firewall: {error}") from None
+        scheme = "https" if self.settings.tls_certificate else "http"
+        LOG.info("REST on %s://%s:%s", scheme, host or "127.0.0.1", self._server.port)
         return super().start()
 
     def close(self) -> None:

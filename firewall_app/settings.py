@@ -74,6 +74,12 @@ class Settings:
         max=MOST_CONNECTIONS,
     )
     http_timeout: int = _option(30, "seconds that an HTTP client may take to send a request")
+    tls_certificate: str = _option(
+        "",
+        "file in PEM with the certificate of the REST server, and of its authorities up to the root; with it and "
+        "`tls_key` it speaks HTTPS. `python -m firewall_app.certificates` makes both for a lab",
+    )
+    tls_key: str = _option("", "file in PEM with the key of `tls_certificate`, without a password")
     reply_timeout: int = _option(30, "seconds that a switch may take to answer before it is disconnected", min=1)
     audit_interval: int = _option(
         300, "seconds between two readings of a switch that should have nothing new; 0: never", min=0
@@ -101,6 +107,9 @@ def read(conf: cfg.ConfigOpts) -> Settings:
     values["uplinks"] = tuple(values["uplinks"])
     if values["forget_cached"] not in FORGET:
         raise cfg.Error(f"forget_cached is {values['forget_cached']!r}; it must be one of {', '.join(FORGET)}")
+    if bool(values["tls_certificate"]) != bool(values["tls_key"]):
+        given, lacks = ("tls_certificate", "tls_key") if values["tls_certificate"] else ("tls_key", "tls_certificate")
+        raise cfg.Error(f"{given} is set and {lacks} is not: HTTPS needs both")
     return Settings(**values)
 
 
