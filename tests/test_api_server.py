@@ -378,6 +378,53 @@ def test_a_client_that_does_not_read_does_not_hold_the_server() -> None:
         server.stop()
 
 
+IDLE = {
+    "says nothing": b"",
+    "has been answered": b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+    "stops in a head": b"GET /healthz HTTP/1.1\r\nHost:",
+    "stops in a body that is read for nothing": b"POST /v2/tags HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{",
+}
+
+
+@pytest.mark.parametrize("what", IDLE)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_full_server_ends_who_waits_longest_for_a_new_client(tmp_path: Path, scheme: str, what: str) -> None:
+    """Within the time that one connection may be idle, far more clients are served than there are places."""
+    settings, trust = lab_certificate(tmp_path) if scheme == "https" else ({}, None)
+    server = Process(tls=trust, http_timeout=600, max_connections=5, **settings)
+    idle = []
+    try:
+        for _ in range(12):
+            idle.append(client := server.connect())
+            client.sendall(IDLE[what])
+        assert server.call("GET", "/v2/firewalls").status == 200
+        for client in idle[:5]:
+            read_all(client)  # these have been ended
+    finally:
+        for client in idle:
+            client.close()
+        assert server.stop() == ""
+
+
+def test_a_client_at_work_does_not_give_way() -> None:
+    """Of three places two are taken by a write that waits for its switches, and by a body that is on its way."""
+    server = Process(http_timeout=600, max_connections=3)
+    body = b'{"name": "at-work", "inbound_rules": %s, "droplet_ids": [101]}' % json.dumps(RULES).encode()
+    head = b"POST /v2/firewalls HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + AUTH
+    server.call("POST", f"/test/{HV1}/silent")
+    with server.connect() as waiting, server.connect() as sending:
+        try:
+            waiting.sendall(head + b"Prefer: wait=3\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            sending.sendall(head + b"Content-Length: 17\r\n\r\n{")
+            for _ in range(10):
+                assert server.call("GET", "/healthz").status == 200
+            sending.sendall(b'"name": "slow"  }')
+            assert split(read_all(sending))[0] in (202, 400, 422)
+            assert split(read_all(waiting))[0] == 202
+        finally:
+            server.stop()
+
+
 def test_slow_clients_do_not_hold_up_others(server: Process) -> None:
     slow = [server.connect() for _ in range(50)]
     try:

@@ -77,8 +77,8 @@ class Connections:
             kind(state, server, self.room)
         except OSError as error:
             LOG.debug("connection of %s ended: %s", state[0], error)
-        except ValueError:
-            # Closing, eventlet takes TLS away from sockets while their threads still read from them.
+        except (ValueError, AttributeError):
+            # Closing, eventlet takes TLS away from sockets while their threads still use it.
             if state[2] != wsgi.STATE_CLOSE:
                 raise
 
