@@ -138,7 +138,11 @@ class _Input(wsgi.Input):
     def read(self, length: int | None = None) -> bytes:
         if self._deadline is None:
             self._deadline = Deadline(self.seconds)
-        data: bytes = self._deadline.run(super().read, length)
+        try:
+            data: bytes = self._deadline.run(super().read, length)
+        except BaseException:
+            self._deadline = Deadline(0)  # what was given up is not begun again, to be read for nothing
+            raise
         return data
 
     def discard(self, buffer_size: int = 16 << 10) -> None:
