@@ -65,7 +65,9 @@ class Settings:
     max_rules: int = _option(50, "rules of one firewall, both directions together")
     max_entries: int = _option(1000, "entries in one list of a rule's sources or destinations")
     max_body: int = _option(1 << 20, "bytes of one request body")
-    max_connections: int = _option(1000, "HTTP connections at once")
+    max_connections: int = _option(
+        1000, "HTTP connections at once; when there are as many, idle ones give way to new ones", min=1
+    )
     max_port_connections: int = _option(
         0,
         "connections of one port that hypervisors track at once, for ports without a `max_connections` of their own; "
@@ -73,7 +75,11 @@ class Settings:
         min=0,
         max=MOST_CONNECTIONS,
     )
-    http_timeout: int = _option(30, "seconds that an HTTP client may take to send a request")
+    http_timeout: int = _option(
+        30,
+        "seconds that an HTTP client may take to send a request's head, its body, to take an answer, or be idle",
+        min=1,
+    )
     tls_certificate: str = _option(
         "",
         "file in PEM with the certificate of the REST server, and of its authorities up to the root; with it and "
