@@ -11,7 +11,7 @@ import pytest
 from api_server import HV1, HV2, OPERATOR, OTHER_TENANT, TENANT, VIEWER, World
 from webob import Request
 
-from firewall_app.api import v1, v2
+from firewall_app.api import external, v1, v2
 from firewall_app.api.errors import STATUS, HttpError, WrongMethod, status
 from firewall_app.policy import errors as policy_errors
 from firewall_app.policy.errors import CallerError, FirewallError, SwitchError
@@ -50,7 +50,7 @@ def test_health_needs_no_token(world: World, path: str) -> None:
 
 def test_a_viewer_reads_and_does_nothing_else(world: World) -> None:
     before = world.core.revision
-    for route in (*v1.ROUTES, *v2.ROUTES):
+    for route in (*v1.ROUTES, *external.ROUTES, *v2.ROUTES):
         path = route.path
         for name in ("firewall_id", "droplet_id", "name", "dpid", "port_id"):
             path = path.replace(f"{{{name}}}", "101")
@@ -60,7 +60,7 @@ def test_a_viewer_reads_and_does_nothing_else(world: World) -> None:
 
 
 def test_a_tenant_has_no_business_on_v1(world: World) -> None:
-    for route in v1.ROUTES:
+    for route in (*v1.ROUTES, *external.ROUTES):
         if not route.open:
             path = route.path.replace("{dpid}", HV1).replace("{droplet_id}", "101").replace("{port_id}", "p101")
             answer = world.call(route.method, path, {}, token=TENANT)
@@ -464,7 +464,7 @@ def test_pages_that_cannot_be_are_refused(world: World, path: str, query: str, a
 def test_the_document_describes_every_route(world: World) -> None:
     document = world.good("GET", "/openapi.json", token=OTHER_TENANT)
     described = {(m.upper(), path) for path, operations in document["paths"].items() for m in operations}
-    assert described == {(route.method, route.path) for route in (*v1.ROUTES, *v2.ROUTES)}
+    assert described == {(route.method, route.path) for route in (*v1.ROUTES, *external.ROUTES, *v2.ROUTES)}
     operations = [op for path in document["paths"].values() for op in path.values()]
     assert len({op["operationId"] for op in operations}) == len(operations)
     schemas = document["components"]["schemas"]
