@@ -15,9 +15,9 @@ from fakecore import ThreadRuntime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firewall_app.api import render, schemas
+from firewall_app.api import schemas
 from firewall_app.policy.model import Droplet, ExternalPeer, Hypervisor, Port, Tag
-from firewall_app.service import external, firewalls, hypervisors
+from firewall_app.service import describe, external, firewalls, hypervisors
 from firewall_app.service.core import Core
 from firewall_app.store import Store
 
@@ -126,7 +126,10 @@ def furnish(url: str) -> None:
 
 
 def echo(owner: Any) -> Json:
-    return {"inbound_rules": render.rules(owner.inbound_rules), "outbound_rules": render.rules(owner.outbound_rules)}
+    return {
+        "inbound_rules": describe.rules(owner.inbound_rules),
+        "outbound_rules": describe.rules(owner.outbound_rules),
+    }
 
 
 def write_firewall(core: Core, body: Json) -> Json:
@@ -176,5 +179,5 @@ def test_external_peers_are_read_as_they_were_written(addresses: Any, droplet_id
             external.put(core, wanted)
         store, core = opened(url)
         with closing(store):
-            found = render.external_peer(external.find(core.policy, uid.upper()))
+            found = describe.entity(external.find(core.policy, uid.upper()))
     assert (found["uid"], found["addresses"], found["droplet_ids"]) == (uid, addresses[1], droplet_ids[1])

@@ -7,20 +7,21 @@ from collections.abc import Iterable
 
 from ..policy.errors import Invalid
 from ..policy.model import ExternalPeer, Rule
-from ..service import external
-from . import render, schemas
+from ..policy.policy import Policy
+from ..service import describe, external
+from . import schemas
 from .paging import page
-from .routes import Call, Route
+from .routes import Call, Route, about
 
 MOST_NAMED = 10  # uids in one header
 
 
 def list_external_peers(call: Call) -> object:
-    return page(call, "external_peers", external.every(call.core, call.query.get("account")), render.external_peer)
+    return page(call, "external_peers", external.every(call.core, call.query.get("account")), describe.entity)
 
 
 def get_external_peer(call: Call, uid: str) -> object:
-    return render.external_peer(external.find(call.core.policy, uid))
+    return describe.entity(external.find(call.core.policy, uid))
 
 
 def put_external_peer(call: Call, uid: str) -> object:
@@ -33,7 +34,7 @@ def put_external_peer(call: Call, uid: str) -> object:
         raise Invalid.one("uid", str(error)) from None
     found, new = call.settle(external.put(call.core, wanted))
     call.status = 201 if new else 200
-    return render.external_peer(found)
+    return describe.entity(found)
 
 
 def delete_external_peer(call: Call, uid: str) -> None:
@@ -52,11 +53,18 @@ def warn_unmapped(call: Call, account: str, rules: Iterable[Rule]) -> None:
     call.headers["Warning"] = f'299 - "uids without an external peer match nobody: {listed}"'
 
 
+def _the_external_peer(policy: Policy, _: Call, uid: str) -> ExternalPeer:
+    return external.find(policy, uid)
+
+
 _EXTERNAL = "/v1/external-peers/{uid}"
 
 ROUTES = (
     Route("GET", "/v1/external-peers", list_external_peers, 200),
-    Route("GET", _EXTERNAL, get_external_peer, 200),
-    Route("PUT", _EXTERNAL, put_external_peer, 200, schemas.ExternalPeerBody, created=True),
-    Route("DELETE", _EXTERNAL, delete_external_peer, 204),
+    *about(
+        _the_external_peer,
+        Route("GET", _EXTERNAL, get_external_peer, 200),
+        Route("PUT", _EXTERNAL, put_external_peer, 200, schemas.ExternalPeerBody, created=True),
+        Route("DELETE", _EXTERNAL, delete_external_peer, 204),
+    ),
 )
