@@ -77,6 +77,16 @@ def test_a_rule_means_what_its_account_has_mapped_now(world: World) -> None:
     assert one["inbound_rules"] == [RULE], "what the tenant wrote stays as it is"
 
 
+def test_a_mapping_counts_when_a_verdict_is_explained(world: World) -> None:
+    world.good("POST", "/v2/firewalls", WEB)
+    asked = {"from": {"address": "203.0.113.9"}, "to": {"droplet_id": 101}, "protocol": "tcp", "ports": "443"}
+    assert world.good("POST", "/v1/explain", asked)["verdict"] == "DROP"
+    world.good("PUT", f"{PEERS}/{LB}", {"addresses": ["203.0.113.8/30"]})
+    found = world.good("POST", "/v1/explain", asked)
+    assert (found["verdict"], found["checks"][0]["rule"]) == ("ALLOW", RULE)
+    assert any("203.0.113.8/30" in one["flow"] for one in found["flows"])
+
+
 def test_a_mapping_named_by_many_rules_costs_its_addresses_once(world: World) -> None:
     rules = [{**RULE, "ports": f"{first}-{first + 2}"} for first in range(1000, 2000, 50)]
     world.good("POST", "/v2/firewalls", {**WEB, "inbound_rules": rules})
