@@ -53,7 +53,7 @@ def warn_unmapped(call: Call, account: str, rules: Iterable[Rule]) -> None:
     call.headers["Warning"] = f'299 - "uids without an external peer match nobody: {listed}"'
 
 
-def _the_external_peer(policy: Policy, _: Call, uid: str) -> ExternalPeer:
+def _the_peer(policy: Policy, _: Call, uid: str) -> ExternalPeer:
     return external.find(policy, uid)
 
 
@@ -62,7 +62,7 @@ _EXTERNAL = "/v1/external-peers/{uid}"
 ROUTES = (
     Route("GET", "/v1/external-peers", list_external_peers, 200),
     *about(
-        _the_external_peer,
+        _the_peer,
         Route("GET", _EXTERNAL, get_external_peer, 200),
         Route("PUT", _EXTERNAL, put_external_peer, 200, schemas.ExternalPeerBody, created=True),
         Route("DELETE", _EXTERNAL, delete_external_peer, 204),
