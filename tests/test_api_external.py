@@ -42,6 +42,9 @@ def test_a_mapping_is_made_read_listed_replaced_and_taken_away(world: World) -> 
     answer = world.call("PUT", f"{PEERS}/{LB}", made)
     assert (answer.status, answer.json) == (200, made)
     assert world.core.revision == revision, "the same again is no change"
+    tag = world.call("GET", f"{PEERS}/{LB}").headers["ETag"]
+    assert answer.headers["ETag"] == tag
+    assert world.call("PUT", f"{PEERS}/{LB}", {}, headers={"If-Match": '"other"'}).status == 412
     bare = {**made, "name": "", "addresses": [], "droplet_ids": []}
     assert world.good("PUT", f"{PEERS}/{LB}", {"addresses": None}) == bare
     world.good("PUT", f"{PEERS}/k8s", {"account": "acme", "droplet_ids": ["201"]})
@@ -52,6 +55,8 @@ def test_a_mapping_is_made_read_listed_replaced_and_taken_away(world: World) -> 
     assert world.call("DELETE", f"{PEERS}/{LB}").status == 204
     assert world.call("DELETE", f"{PEERS}/{LB}").status == 404
     assert world.call("GET", f"{PEERS}/{LB}").status == 404
+    told = [change for entry in world.good("GET", "/v1/audit")["entries"] for change in entry["changes"]]
+    assert {"kind": "external_peer", "id": LB, "before": bare, "after": None} in told
 
 
 def test_a_rule_means_what_its_account_has_mapped_now(world: World) -> None:
@@ -70,6 +75,16 @@ def test_a_rule_means_what_its_account_has_mapped_now(world: World) -> None:
     assert stands_for(world) == []
     one = world.good("GET", "/v2/firewalls")["firewalls"][0]
     assert one["inbound_rules"] == [RULE], "what the tenant wrote stays as it is"
+
+
+def test_a_mapping_counts_when_a_verdict_is_explained(world: World) -> None:
+    world.good("POST", "/v2/firewalls", WEB)
+    asked = {"from": {"address": "203.0.113.9"}, "to": {"droplet_id": 101}, "protocol": "tcp", "ports": "443"}
+    assert world.good("POST", "/v1/explain", asked)["verdict"] == "DROP"
+    world.good("PUT", f"{PEERS}/{LB}", {"addresses": ["203.0.113.8/30"]})
+    found = world.good("POST", "/v1/explain", asked)
+    assert (found["verdict"], found["checks"][0]["rule"]) == ("ALLOW", RULE)
+    assert any("203.0.113.8/30" in one["flow"] for one in found["flows"])
 
 
 def test_a_mapping_named_by_many_rules_costs_its_addresses_once(world: World) -> None:
