@@ -46,6 +46,8 @@ def _droplet_id(value: object) -> int:
 
 
 def _address(text: str) -> str:
+    if not text.strip():
+        raise ValueError("invalid address")
     try:
         network(text)
     except ValueError as error:

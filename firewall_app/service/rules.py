@@ -53,7 +53,7 @@ def tag_faults(policy: Policy, account: str, names: Sequence[str], at: str) -> l
 def too_many(at: str, what: str, items: Sequence[object], limit: int) -> list[Fault]:
     if len(items) <= limit:
         return []
-    return [Fault(at, f"there must be no more than {limit} {what}, not {len(items)}")]
+    return [Fault(at, f"must have no more than {limit} {what}, not {len(items)}")]
 
 
 def with_paths(inbound: Sequence[Rule], outbound: Sequence[Rule]) -> list[tuple[str, Rule]]:
