@@ -151,6 +151,21 @@ def filled(path: str, firewall_id: str, droplet_id: object = 101, tag: str = "we
     return re.sub(r"\{(\w+)\}", lambda found: quote(values[found[1]], safe=""), path)
 
 
+def naming(tag: str, droplet_id: int, also: int = 101) -> list[tuple[str, str, Json]]:
+    """Every place in a firewall where a tag or a droplet is named, beside one that is there: (method, path, body)."""
+    one = "/v2/firewalls/{firewall_id}"
+    tags, ids = ["web", tag], [also, droplet_id]
+    by_tag, by_id = ([{"protocol": "tcp", "ports": "1", "sources": peers}] for peers in ({"tags": tags}, {"droplet_ids": ids}))
+    parts: list[Json] = [{"tags": tags}, {"droplet_ids": ids}, {"inbound_rules": by_tag}, {"inbound_rules": by_id}]
+    found: list[tuple[str, str, Json]] = []
+    for part in parts:
+        whole = {"name": "new", "outbound_rules": [], **part}
+        (name,) = part
+        found += [("POST", "/v2/firewalls", whole), ("PUT", one, whole)]
+        found.append(("POST", f"{one}/{name.replace('inbound_', '').replace('_ids', 's')}", part))
+    return found
+
+
 def raw(value: object) -> bytes:
     """JSON as the server writes it."""
     return json.dumps(value).encode()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 from api_server import HV1, HV2, OPERATOR, Process, World
-from contract import ANYWHERE, BODIES, OUT, PING, ROUTES, SSH, WEB, Api, Json, filled, raw
+from contract import ANYWHERE, BODIES, OUT, PING, ROUTES, SSH, WEB, Api, Json, filled, naming, raw
 
 from firewall_app.service.core import Limits
 
@@ -425,30 +425,10 @@ def test_5_own_peer(api: Api) -> None:
     assert api.make(droplet_ids=[102], inbound_rules=[rule])["inbound_rules"] == [rule]
 
 
-def places(wrong_tag: str, wrong_id: int) -> list[tuple[str, str, Json]]:
-    """Every place of a write where names stand: (method, path, body)."""
-    tag_rule = {"protocol": "tcp", "ports": "1", "sources": {"tags": ["web", wrong_tag]}}
-    id_rule = {"protocol": "tcp", "ports": "1", "sources": {"droplet_ids": [101, wrong_id]}}
-    one = "/v2/firewalls/{}"
-    bodies = {
-        "tag": ({"tags": ["web", wrong_tag]}, {"inbound_rules": [tag_rule]}),
-        "id": ({"droplet_ids": [101, wrong_id]}, {"inbound_rules": [id_rule]}),
-    }
-    found = [
-        (method, path, {**WEB, "name": "new", **part})
-        for attached, rules in bodies.values()
-        for part in (attached, rules)
-        for method, path in (("POST", "/v2/firewalls"), ("PUT", one))
-    ]
-    found += [("POST", f"{one}/rules", rules) for _, rules in bodies.values()]
-    found += [("POST", f"{one}/tags", bodies["tag"][0]), ("POST", f"{one}/droplets", bodies["id"][0])]
-    return found
-
-
 def test_5_unknown_tag_and_5_unknown_droplet(api: Api) -> None:
     one = api.make()["id"]
-    for method, path, body in places("no-such", 999):
-        answer = api.refused(method, path.format(one), body)
+    for method, path, body in naming("no-such", 999):
+        answer = api.refused(method, filled(path, one), body)
         ((at, problem),) = answer.problems.items()
         assert at.endswith("[1]")
         assert problem in ("tag 'no-such' does not exist", "droplet 999 does not exist")
