@@ -113,6 +113,7 @@ ROWS = {
     "5_uids": "load balancers and clusters are kept and echoed",
 }
 
+PEERS = {"inbound_rules": "sources", "outbound_rules": "destinations"}
 ANYWHERE = ["0.0.0.0/0", "::/0"]
 SSH: Json = {"protocol": "tcp", "ports": "22", "sources": {"addresses": ["203.0.113.0/24"], "tags": ["web"]}}
 PING: Json = {"protocol": "icmp", "ports": "0", "sources": {"addresses": ANYWHERE}}
@@ -155,8 +156,8 @@ def naming(tag: str, droplet_id: int, also: int = 101) -> list[tuple[str, str, J
     """Every place in a firewall where a tag or a droplet is named, beside one that is there: (method, path, body)."""
     one = "/v2/firewalls/{firewall_id}"
     tags, ids = ["web", tag], [also, droplet_id]
-    by_tag, by_id = ([{"protocol": "tcp", "ports": "1", "sources": peers}] for peers in ({"tags": tags}, {"droplet_ids": ids}))
-    parts: list[Json] = [{"tags": tags}, {"droplet_ids": ids}, {"inbound_rules": by_tag}, {"inbound_rules": by_id}]
+    parts: list[Json] = [{"tags": tags}, {"droplet_ids": ids}]
+    parts += [{"inbound_rules": [{"protocol": "tcp", "ports": "1", "sources": part}]} for part in parts]
     found: list[tuple[str, str, Json]] = []
     for part in parts:
         whole = {"name": "new", "outbound_rules": [], **part}
@@ -218,8 +219,9 @@ class Api:
             ("acme", {201: ["secret"]}),
         ):
             operator = self.of(OPERATOR)
-            for firewall in operator.good("GET", f"/v2/firewalls?per_page=200&account={account}")["firewalls"]:
-                operator.good("DELETE", f"/v2/firewalls/{firewall['id']}?account={account}")
+            while found := operator.good("GET", f"/v2/firewalls?per_page=200&account={account}")["firewalls"]:
+                for firewall in found:
+                    operator.good("DELETE", f"/v2/firewalls/{firewall['id']}?account={account}")
             for tag in operator.good("GET", f"/v2/tags?per_page=200&account={account}")["tags"]:
                 operator.good("DELETE", f"/v2/tags/{tag['name']}?account={account}")
             names = {101: "web-1", 102: "web-2", 103: "db-1", 201: "theirs"}

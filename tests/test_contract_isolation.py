@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from api_server import HV1, HV2, OPERATOR, OTHER_TENANT, TENANT, VIEWER, Answer, World, port
-from contract import BODIES, PING, RESOURCES, ROUTES, WEB, Json, filled, naming
+from contract import BODIES, PING, ROUTES, WEB, Json, filled, naming
 
 from firewall_app.api import v1, v2
 from firewall_app.pipeline.flow import texts
