@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from api_server import VIEWER, Process
+from api_server import OPERATOR, VIEWER, Process
 from contract import Api, Json
 
 
@@ -109,7 +109,14 @@ def test_2_2_name_that_is_none(api: Api, name: object) -> None:
 def test_2_2_case(api: Api) -> None:
     assert api.good("POST", "/v2/tags", {"name": "WEB"})["tag"]["name"] == "web"
     assert [tag["name"] for tag in api.good("GET", "/v2/tags")["tags"]] == ["web"]
-    assert api.make(tags=["Web"])["tags"] == ["Web"]  # as written, all the same
+    firewall = api.make(tags=["Web"])
+    assert firewall["tags"] == ["Web"]  # as written, all the same
+    api.good("POST", "/v2/tags", {"name": "db"})
+    one = f"/v2/firewalls/{firewall['id']}"
+    api.good("POST", f"{one}/tags", {"tags": ["Db", "web", "dB"]})
+    assert api.good("GET", one)["firewall"]["tags"] == ["Web", "Db"]
+    api.of(OPERATOR).good("PUT", "/v1/droplets/102", {"name": "web-2", "tags": ["B", "a", "b", "A"]})
+    assert api.good("GET", "/v2/droplets/102")["droplet"]["tags"] == ["B", "a"]
 
 
 def test_2_2_delete(api: Api) -> None:

@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from ..policy.errors import Fault, Invalid
-from ..policy.model import Direction, Droplet, Firewall, Peer, Port, PortRange, Protocol, Rule, Tag, network, tag_key
+from ..policy.model import Direction, Droplet, Firewall, Peer, Port, PortRange, Protocol, Rule, Tag, network
 from ..service.firewalls import FirewallSpec
 
 # --------------------------------------------------------------------------------------------- single values
@@ -250,8 +250,8 @@ class FirewallBody(RulesBody):
             self.name,
             self.inbound(),
             self.outbound(),
-            tuple(dict.fromkeys(self.droplet_ids or ())),
-            _each_once(self.tags or ()),
+            tuple(self.droplet_ids or ()),
+            tuple(self.tags or ()),
         )
 
 
@@ -322,11 +322,6 @@ class PortBody(Body):
     status: ReadOnly
     error: ReadOnly
     created_at: ReadOnly
-
-
-def _each_once(names: Sequence[str]) -> tuple[str, ...]:
-    """Tags in their first spelling; two spellings that differ in case are one tag."""
-    return tuple({tag_key("", name): name for name in reversed(names)}.values())[::-1]
 
 
 # --------------------------------------------------------------------------------------------- parsing
