@@ -36,18 +36,22 @@ from ryu.ofproto import ofproto_v1_3, ofproto_v1_4
 
 from . import __version__
 from .api.app import make_application
+from .api.metrics import Metrics
 from .api.server import serve
 from .openflow import compat, wire
 from .openflow.link import Link
 from .pipeline.compile import Rulings
 from .policy.errors import StoreError
+from .records import Entry, Outcome, Token
 from .service.access import Access, Caller, Role, digest
 from .service.core import Core, Event, FlowStats, Limits
+from .service.tokens import told
 from .settings import FORGET, Settings, read
-from .store import Store, Token
+from .store import Store
 
 LOG = logging.getLogger("firewall")
 T = TypeVar("T")
+TOKEN_SECONDS = 1  # between two looks at the tokens in the store
 
 compat.install()
 
@@ -112,7 +116,9 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
                 settings.max_firewalls,
             ),
         )
-        self._application = make_application(self.core, access, settings)
+        self._access = access
+        self._metrics = Metrics(self.core)
+        self._application = make_application(self.core, access, settings, self._metrics)
         self._server: Any = None
         _end_on_signals()
         LOG.info("cloud firewall %s: policy revision %d from %s", __version__, revision, _without_password(settings))
@@ -123,8 +129,24 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             self._server = serve(self._application, host or "127.0.0.1", port, self.settings)
         except OSError as error:
             raise SystemExit(f"firewall: cannot listen for HTTP on {host} port {port}: {error}") from None
+        eventlet.spawn_n(self._follow_tokens)
+        self._metrics.watch(lambda: self._server.connections)
         LOG.info("REST on http://%s:%s", host or "127.0.0.1", self._server.port)
         return super().start()
+
+    def _follow_tokens(self) -> None:
+        """Takes up what `python -m firewall_app.tokens --database` changes behind our back."""
+        seen: object = None
+        while True:
+            try:
+                mark = self.core.stored(self.core.store.tokens_mark)
+                if mark != seen:
+                    with self.core.alone():
+                        self._access.keep(self.core.stored(self.core.store.tokens))
+                seen = mark
+            except StoreError:
+                pass  # /readyz and every write say so
+            eventlet.sleep(TOKEN_SECONDS)
 
     def close(self) -> None:
         if self._server is not None:
@@ -188,11 +210,10 @@ def _flow_stats(raw: wire.RawFlow) -> FlowStats:
 
 def _access(store: Store, settings: Settings) -> Access:
     """The tokens in force; makes a first one when there is none, and says where it is."""
-    kept = [t for t in store.tokens() if t.revoked_at is None]
-    access = Access((t.hash, Caller(Role(t.role), t.account)) for t in kept)
+    access = Access(store.tokens())
     given = os.environ.get("FIREWALL_OPERATOR_TOKEN")
     if given:
-        access.grant(given, Caller(Role.OPERATOR))
+        access.grant(given, Caller(Role.OPERATOR, note="FIREWALL_OPERATOR_TOKEN"))
     if not len(access):
         secret, path = secrets.token_urlsafe(32), _token_file(settings)
         try:
@@ -202,8 +223,11 @@ def _access(store: Store, settings: Settings) -> Access:
         except OSError as error:
             raise SystemExit(f"firewall: cannot write a first operator's token to {path}: {error}") from None
         now = datetime.now(UTC)
-        store.add_token(Token(secrets.token_hex(8), digest(secret), Role.OPERATOR.value, None, "first", now, None))
-        access.grant(secret, Caller(Role.OPERATOR))
+        token = Token(secrets.token_hex(8), digest(secret), Role.OPERATOR.value, None, "first", now)
+        change = {"kind": "token", "id": token.id, "before": None, "after": told(token)}
+        entry = Entry(now, "", "", "the first start", "", None, "", "", str(path), Outcome.DONE, changes=(change,))
+        store.add_token(token, entry)
+        access.keep(store.tokens())
         LOG.info("a first operator's token was made: it is in %s", path)
     return access
 

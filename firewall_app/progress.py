@@ -88,12 +88,34 @@ class Wanted(NamedTuple):
     cut: int = ALWAYS
 
 
+@dataclass
+class Totals:
+    """What happened since this process started."""
+
+    changes: int = 0  # of the policy
+    connections: int = 0  # of switches
+    refusals: int = 0
+    repairs: int = 0
+    repaired_flows: int = 0
+
+    def count(self, old: SwitchReport, new: SwitchReport) -> None:
+        """What a report tells that the one before did not; a switch that connects begins anew."""
+        if new.connected_since != old.connected_since:
+            self.connections += new.connected
+            old = SwitchReport()
+        self.refusals += new.sync is Sync.FAILED and (old.sync, old.failed) != (Sync.FAILED, new.failed)
+        self.repairs += new.last_repair_at is not None and new.last_repair_at != old.last_repair_at
+        self.repaired_flows += new.repaired_flows - old.repaired_flows
+
+
 class Progress:
     """Follows each change until every switch concerned has confirmed it."""
 
     def __init__(self, revision: int) -> None:
         self._start = revision
         self.reports: dict[str, SwitchReport] = {}
+        self.totals = Totals()
+        self._hosts: dict[str, int] = {}  # hypervisor -> the revision that concerned it last
         self._firewalls: dict[str, dict[int, _Asked]] = {}  # firewall -> droplet -> what was asked last
         self._ports: dict[str, int] = {}  # port -> the revision that changed it last
         self._waiters: list[tuple[int, frozenset[str], Callable[[], None]]] = []
@@ -103,6 +125,7 @@ class Progress:
     def restarted(self, revision: int) -> None:
         """The policy became another one, at `revision`, in a way that is not known: everything is asked anew."""
         self._start = revision
+        self._hosts.clear()
         self._firewalls.clear()
         self._ports.clear()
 
@@ -110,6 +133,8 @@ class Progress:
         self, before: Policy, after: Policy, changes: Sequence[Change], hosts: frozenset[str], rev: int
     ) -> None:
         """A change was committed at revision `rev`; `hosts` are the hypervisors that it concerns."""
+        self.totals.changes += 1
+        self._hosts.update(dict.fromkeys(hosts, rev))
         touched: set[str] = set()
         for change in changes:
             touched |= before.touched_firewalls(change) | after.touched_firewalls(change)
@@ -136,6 +161,7 @@ class Progress:
 
     def reported(self, dpid: str, report: SwitchReport) -> None:
         """A switch said how it stands."""
+        self.totals.count(self.report(dpid), report)
         self.reports[dpid] = report
         ready = [w for w in self._waiters if self.settled(w[0], w[1])]
         self._waiters = [w for w in self._waiters if w not in ready]
@@ -150,6 +176,10 @@ class Progress:
 
     def report(self, dpid: str) -> SwitchReport:
         return self.reports.get(dpid, SwitchReport())
+
+    def confirmed(self, dpid: str) -> bool:
+        """Whether a hypervisor has confirmed the newest change that concerns it."""
+        return self.report(dpid).confirmed >= self._hosts.get(dpid, self._start)
 
     def when_settled(self, revision: int, hosts: frozenset[str], wake: Callable[[], None]) -> Callable[[], None]:
         """Calls `wake` once the hypervisors have answered; returns what to call to give up."""

@@ -119,7 +119,7 @@ def _rule(direction: Direction, rule: Mapping[str, Any], peer: Mapping[str, Any]
 
 
 class Api:
-    """GET with a bearer token, on one connection."""
+    """Requests with a bearer token, on one connection.  SSL_CERT_FILE in the environment names one's own authority."""
 
     def __init__(self, url: str, token: str, timeout: float = 60) -> None:
         """Raises ValueError for what is no URL of a controller."""
@@ -142,17 +142,24 @@ class Api:
 
     def get(self, path: str) -> Any:
         """What a path answers, as JSON.  Raises RemoteError."""
+        return self.call("GET", path)
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        """The JSON that is answered, None when there is no body.  Raises RemoteError."""
         headers = {"Accept": "application/json", "Authorization": f"Bearer {self._token}"}
+        data = None
+        if body is not None:
+            headers["Content-Type"], data = "application/json", json.dumps(body)
         try:
-            self._connection.request("GET", self._path + path, headers=headers)
+            self._connection.request(method, self._path + path, data, headers)
             response = self._connection.getresponse()
-            body = response.read()
+            found = response.read()
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             raise RemoteError(f"{self.url}{path}: {error or type(error).__name__}") from error
-        if response.status != 200:
-            raise RemoteError(f"{self.url}{path} answered {response.status}: {body[:300].decode(errors='replace')}")
+        if not 200 <= response.status < 300:
+            raise RemoteError(f"{self.url}{path} answered {response.status}: {found[:300].decode(errors='replace')}")
         try:
-            return json.loads(body)
+            return json.loads(found) if found else None
         except ValueError as error:
             raise RemoteError(f"{self.url}{path} answered what is not JSON") from error

@@ -73,15 +73,30 @@ class Settings:
         min=0,
         max=MOST_CONNECTIONS,
     )
+    rate_limit: int = _option(
+        5000, "requests an hour for each tenant's or viewer's token; operators are not limited. 0: no limit", min=0
+    )
+    rate_burst: int = _option(250, "requests a minute for each tenant's or viewer's token. 0: no limit", min=0)
+    failed_attempts: int = _option(
+        60, "requests a minute without a valid token from one address (IPv6: /64) before they get 429. 0: no limit",
+        min=0,
+    )  # fmt: skip
+    cors_origins: tuple[str, ...] = _option(
+        (), "origins whose pages may use the API from a browser, as https://panel.example.com, or *; none: CORS is off"
+    )
     http_timeout: int = _option(30, "seconds that an HTTP client may take to send a request")
     reply_timeout: int = _option(30, "seconds that a switch may take to answer before it is disconnected", min=1)
     audit_interval: int = _option(
         300, "seconds between two readings of a switch that should have nothing new; 0: never", min=0
     )
+    metrics: str = _option(
+        "token", "who may read /metrics: token (an operator's or a viewer's), open (everybody), off (nobody: 404)"
+    )
     default_account: str = _option(DEFAULT_ACCOUNT, "the account of what is registered without one")
 
 
 FORGET = {"auto": None, "yes": True, "no": False}
+METRICS = ("token", "open", "off")
 _TYPES = {str: cfg.StrOpt, int: cfg.IntOpt, bool: cfg.BoolOpt, tuple: cfg.ListOpt}
 
 
@@ -98,9 +113,12 @@ def read(conf: cfg.ConfigOpts) -> Settings:
         options.append(kind(option.name, default=default, help=option.metadata["help"], **option.metadata["bounds"]))
     conf.register_opts(options, group="firewall")
     values = {option.name: conf.firewall[option.name] for option in fields(Settings)}
-    values["uplinks"] = tuple(values["uplinks"])
+    for name in ("uplinks", "cors_origins"):
+        values[name] = tuple(values[name])
     if values["forget_cached"] not in FORGET:
         raise cfg.Error(f"forget_cached is {values['forget_cached']!r}; it must be one of {', '.join(FORGET)}")
+    if values["metrics"] not in METRICS:
+        raise cfg.Error(f"metrics is {values['metrics']!r}; it must be one of {', '.join(METRICS)}")
     return Settings(**values)
 
 

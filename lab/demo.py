@@ -201,7 +201,7 @@ def by_hand(cloud: Cloud) -> str:
             '  curl -sH "$AUTH" $FW/v1/hypervisors | python3 -m json.tool',
             '  ID=$(curl -sH "$AUTH" $FW/v2/firewalls | python3 -c \'import json,sys; '
             'print(json.load(sys.stdin)["firewalls"][0]["id"])\')',
-            f'  curl -isH "$AUTH" -H "Prefer: wait=5" -d {shlex.quote(body)} $FW/v2/firewalls/$ID/rules',
+            f'  curl -isH "$AUTH" -H "Prefer: wait=5" --json {shlex.quote(body)} $FW/v2/firewalls/$ID/rules',
             f"  ip netns exec {cloud.lab.machines['outside'].netns} ping -c3 {web.address()}",
             f"  {environment} ovs-ofctl -O OpenFlow14 dump-flows {hv1.bridge}",
             f"  ovs-appctl -t {hv1.ovs.directory}/vswitchd.ctl dpctl/dump-conntrack",

@@ -24,12 +24,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from memorystore import MemoryJournal
 from webob import Request
 
 from firewall_app.api.app import Environ, make_application
 from firewall_app.policy.errors import StoreError, Unreachable
 from firewall_app.policy.policy import Change, Counters, Policy
 from firewall_app.progress import SwitchReport, Sync
+from firewall_app.records import Note
 from firewall_app.service.access import Access, Caller, Role
 from firewall_app.service.core import Core, Event, FlowStats, Limits, Runtime
 from firewall_app.settings import Settings
@@ -61,15 +63,17 @@ class Threads:
         return self._now
 
 
-class Memory:
+class Memory(MemoryJournal):
     """A store that forgets when the process ends."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.policy, self.revision = Policy(), 0
         self.broken = False
 
-    def commit(self, changes: Iterable[Change], counters: Counters, expected: int) -> int:
+    def commit(self, changes: Iterable[Change], counters: Counters, expected: int, note: Note | None = None) -> int:
         self.ping()
+        self.note(note)
         draft = self.policy.edit()
         for change in changes:
             if change.new is not None:

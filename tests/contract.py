@@ -113,6 +113,7 @@ ROWS = {
     "5_uids": "load balancers and clusters are kept and echoed",
 }
 
+UNLIMITED = {"rate_limit": 0, "rate_burst": 0, "failed_attempts": 0}  # a test asks more in a minute than a tenant may
 PEERS = {"inbound_rules": "sources", "outbound_rules": "destinations"}
 ANYWHERE = ["0.0.0.0/0", "::/0"]
 SSH: Json = {"protocol": "tcp", "ports": "22", "sources": {"addresses": ["203.0.113.0/24"], "tags": ["web"]}}

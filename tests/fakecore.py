@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from datetime import UTC, datetime
 
+from memorystore import MemoryJournal
+
 from firewall_app.policy.errors import StoreError
 from firewall_app.policy.policy import Policy
 from firewall_app.progress import SwitchReport, Sync
@@ -13,27 +15,29 @@ from firewall_app.service.core import Core
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-class MemoryStore:
+class MemoryStore(MemoryJournal):
     """Accepts commits, or fails when told to."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.commits: list[tuple] = []
         self.broken: str | None = None
-        self.kept: tuple = ()
+        self.stored: tuple = ()
         self.lost_answer = False
 
-    def commit(self, changes, counters, expected):
+    def commit(self, changes, counters, expected, note=None):
         if self.broken:
             raise StoreError(self.broken)
         if self.lost_answer:
             raise StoreError("the connection broke")
+        self.note(note)
         self.commits.append((tuple(changes), counters))
         return expected + 1
 
     def load(self):
         if self.broken:
             raise StoreError(self.broken)
-        return self.kept
+        return self.stored
 
     def ping(self):
         if self.broken:
@@ -97,5 +101,5 @@ class FakeSwitch:
 
 def fake_core(policy: Policy | None = None, **options) -> tuple[Core, MemoryStore]:
     store = MemoryStore()
-    store.kept = (policy or Policy(), 5)
+    store.stored = (policy or Policy(), 5)
     return Core(policy or Policy(), 5, store, ThreadRuntime(), **options), store

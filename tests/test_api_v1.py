@@ -383,5 +383,14 @@ def test_status_is_one_object_for_a_dashboard(world: World) -> None:
         "syncing": 0,
         "failed": 0,
         "unreachable": 1,
+        "unconfirmed": 0,
+    }
+    assert found["since_start"] == {
+        "changes": world.core.revision,
+        "connections": 2,
+        "refusals": 0,
+        "repairs": 0,
+        "repaired_flows": 0,
+        "store_failures": 0,
     }
     assert [found[name] for name in ("droplets", "ports", "tags", "firewalls", "rules")] == [4, 3, 2, 1, 2]

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 from api_server import Answer, Process
-from contract import ANYWHERE, PEERS, Api, Json
+from contract import ANYWHERE, PEERS, UNLIMITED, Api, Json
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Process]:
-    process = Process()
+    process = Process(**UNLIMITED)
     yield process
     process.stop()
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 from api_server import OPERATOR, VIEWER, Process
-from contract import Api, Json
+from contract import UNLIMITED, Api, Json
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Process]:
-    process = Process()
+    process = Process(**UNLIMITED)
     yield process
     process.stop()
 

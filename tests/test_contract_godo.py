@@ -13,12 +13,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from api_server import Process
-from contract import ANYWHERE, PEERS, Api, Json
+from contract import ANYWHERE, PEERS, UNLIMITED, Api, Json
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Process]:
-    process = Process()
+    process = Process(**UNLIMITED)
     yield process
     process.stop()
 

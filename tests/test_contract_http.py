@@ -11,14 +11,14 @@ from collections.abc import Iterator
 
 import pytest
 from api_server import HV1, HV2, OPERATOR, Process, World
-from contract import ANYWHERE, BODIES, OUT, PING, ROUTES, SSH, WEB, Api, Json, filled, naming, raw
+from contract import ANYWHERE, BODIES, OUT, PING, ROUTES, SSH, UNLIMITED, WEB, Api, Json, filled, naming, raw
 
 from firewall_app.service.core import Limits
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Process]:
-    process = Process()
+    process = Process(**UNLIMITED)
     yield process
     process.stop()
 

@@ -190,7 +190,7 @@ def test_R9_echo_and_a_lossless_get_then_put(both: Both) -> None:
 
 @settings(max_examples=EXAMPLES)
 @given(firewalls())
-def test_3_5_whole_rules_go_in_the_spelling_in_which_they_came(both: Both) -> None:
+def test_3_5_whole_rule_by_rule_in_the_spelling_in_which_they_came(both: Both) -> None:
     body, read_back = both
     given_rules = {key: body[key] for key in PEERS if key in body}
     with emptied() as world:

@@ -14,12 +14,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from api_server import OPERATOR, Process
-from contract import OUT, PING, ROWS, SSH, WEB, Api, Json, raw
+from contract import OUT, PING, ROWS, SSH, UNLIMITED, WEB, Api, Json, raw
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Process]:
-    process = Process(max_body=200_000)
+    process = Process(max_body=200_000, **UNLIMITED)
     yield process
     process.stop()
 

@@ -17,6 +17,7 @@ from firewall_app.policy.model import Peer, Port
 from firewall_app.progress import PendingChange, Status, SwitchReport, Sync
 from firewall_app.service import droplets, firewalls, hypervisors
 from firewall_app.service.core import Limits
+from firewall_app.service.deed import Deed
 from firewall_app.service.firewalls import FirewallSpec
 
 OTHER = "0000000000000002"
@@ -73,7 +74,7 @@ def test_a_commit_whose_answer_was_lost_is_found_out(world):
     firewall = core.policy.firewalls[FIREWALL]
     draft = core.policy.edit()
     draft.drop(firewall)
-    store.kept = (draft.done(), 6)
+    store.stored = (draft.done(), 6)
     store.lost_answer = True
     told = switch.told
     with pytest.raises(StoreError, match="broke"):
@@ -81,7 +82,7 @@ def test_a_commit_whose_answer_was_lost_is_found_out(world):
     assert core.policy.firewalls == {}
     assert (core.revision, switch.told) == (6, told + 1)
     store.lost_answer = False
-    store.kept = (store.kept[0], 7)
+    store.stored = (store.stored[0], 7)
     switch.behaviour = "silent"
     store.broken = "not now"
     with pytest.raises(StoreError):
@@ -90,7 +91,7 @@ def test_a_commit_whose_answer_was_lost_is_found_out(world):
     store.broken = None
     switch.behaviour = "confirm"
     switch.act()
-    store.kept = (small(), 9)
+    store.stored = (small(), 9)
     store.lost_answer = True
     switch.behaviour = "silent"
     with pytest.raises(StoreError):
@@ -167,7 +168,7 @@ def test_T095_only_writes_that_keep_established_connections_do_not_cut(world):
     core, _, _ = world
     cut = core.units(DPID, INTERFACES).cut
     assert cut <= core.revision
-    kept = firewalls.create(core.keeping(), "default", spec(tags=("web",)))
+    kept = firewalls.create(core.acting(Deed(keeps=True)), "default", spec(tags=("web",)))
     wanted = core.units(DPID, INTERFACES)
     assert (wanted.revision, wanted.cut) == (kept.revision, cut) == (core.revision, cut)
     assert core.policy.firewalls[kept.value.id] == kept.value

@@ -43,7 +43,8 @@ from firewall_app.policy.model import (
     Tag,
 )
 from firewall_app.policy.policy import Draft, Policy
-from firewall_app.store import Store, Token, database, schema
+from firewall_app.records import Token
+from firewall_app.store import Store, database, schema
 
 if TYPE_CHECKING:
     from postgresql import Server
@@ -453,7 +454,7 @@ def test_rule_sets_and_tags_of_a_database_of_before_are_given_numbers(url: str) 
 def test_a_newer_schema_is_refused(url: str) -> None:
     Store.open(url).close()
     raw(url, "UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(StoreError, match=r"schema version 9999, this program knows up to 0003.*restore a backup"):
+    with pytest.raises(StoreError, match=r"schema version 9999, this program knows up to 0004.*restore a backup"):
         Store.open(url)
 
 

@@ -312,7 +312,7 @@ def things_to_try(net: Mininet, options: argparse.Namespace) -> str:
         [
             "",
             f"{curl} {options.rest}/v1/hypervisors",
-            f"{curl} {options.rest}/v2/firewalls -d {shlex.quote(json.dumps(firewall))}",
+            f"{curl} {options.rest}/v2/firewalls --json {shlex.quote(json.dumps(firewall))}",
             f"{curl} {options.rest}/v1/ports/{first.name}-eth0/rules",
             "",
         ]

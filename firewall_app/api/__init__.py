@@ -4,6 +4,8 @@
     routes.py   which handler a method and a path mean
     schemas.py  bodies: JSON to values of policy/model.py, every fault with its path
     v1.py       handlers of the operator's interface, and of health
+    explain.py  what becomes of one packet, and why
+    metrics.py  how the controller does, for Prometheus
     v2.py       handlers of the tenants' interface, compatible with DigitalOcean's
     render.py   values to JSON
     paging.py   collections in pages

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
 from webob import Response
 
 from ..policy.errors import Invalid, SwitchError
+from ..records import Entry, Outcome
 from ..service.access import Access, Caller, Role
 from ..service.core import Core
+from ..service.deed import Deed
 from ..settings import Settings
-from . import errors, openapi, schemas, v1, v2
-from .errors import BadBody, BadRequest, Forbidden, HttpError, TooLarge, TooSlow, Unauthenticated
+from . import admin, cors, errors, explain, openapi, preconditions, schemas, v1, v2
+from .errors import BadBody, BadRequest, Forbidden, HttpError, NotJson, TooLarge, TooSlow, Unauthenticated
+from .limits import FailedAttempts, RateLimits
+from .metrics import Metrics
 from .routes import Call, Route, Routes
 
 LOG = logging.getLogger(__name__)
@@ -30,86 +37,192 @@ MOST_QUERY_KEYS = 50
 DEEPEST_BODY = 32  # nested lists and objects; the deepest that means anything here has 6
 # A body is checked where it is, but a long one beside the loop: all other requests and the switches would wait.
 LONG_BODY = 32 << 10  # bytes
+LONGEST_PATH = LONGEST_PROBLEM = 4096  # characters that the audit log keeps
 BYTES_FOR_A_VALUE = 10  # an address in quotes is longer; shorter values are numbers in the hundred thousands
+
+ROUTES = (*v1.ROUTES, *admin.ROUTES, *explain.ROUTES, *v2.ROUTES)
 
 Environ = dict[str, Any]
 Wsgi = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 
-def make_application(core: Core, access: Access, settings: Settings) -> Wsgi:
+def make_application(core: Core, access: Access, settings: Settings, metrics: Metrics | None = None) -> Wsgi:
     """The WSGI application of one controller process."""
-    return _Application(core, access, settings)
+    return _Application(core, access, settings, metrics or Metrics(core))
+
+
+@dataclass
+class _Request:
+    """What is known of a request while it is answered, and what its answer says whatever it says."""
+
+    environ: Environ
+    id: str
+    method: str
+    path: str
+    route: str = ""  # the path of the route, when there is one
+    caller: Caller | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        return str(self.environ.get("REMOTE_ADDR") or "")
 
 
 class _Application:
-    def __init__(self, core: Core, access: Access, settings: Settings) -> None:
+    def __init__(self, core: Core, access: Access, settings: Settings, metrics: Metrics) -> None:
         self._core = core
+        self._metrics = metrics
         self._access = access
         self._settings = settings
-        described = openapi.document((*v1.ROUTES, *v2.ROUTES))
-        self._routes = Routes((*v1.ROUTES, *v2.ROUTES, Route("GET", "/openapi.json", lambda _: described, 200)))
+        self._limits = RateLimits(settings.rate_limit, settings.rate_burst)
+        self._attempts = FailedAttempts(settings.failed_attempts)
+        described = openapi.document(ROUTES)
+        document = Route("GET", "/openapi.json", lambda _: described, 200)
+        self._routes = Routes((*ROUTES, *metrics.routes(settings), document))
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        request_id = str(uuid.uuid4())
-        method, path = environ["REQUEST_METHOD"], _path(environ)
+        begun = time.monotonic()
+        request = _Request(environ, str(uuid.uuid4()), environ["REQUEST_METHOD"], _path(environ))
         try:
-            response = self._answer(environ, method, path)
-            response.headers["x-request-id"] = request_id
+            response = self._answer(request)
+            response.headers["x-request-id"] = request.id
         except Exception as error:  # noqa: BLE001,RUF100 - whatever it is, the caller gets JSON and no traceback
-            response = _fault(error, method, path, request_id)
-        if method not in ("GET", "HEAD"):
-            LOG.debug("%s %s %r: %d", request_id, method, path, response.status_code)
+            response = _fault(error, request)
+        _add_headers(response, request.headers)
+        self._metrics.observe(request.route, request.method, response.status_code, time.monotonic() - begun)
+        _log(request, response)
         return response(environ, start_response)
 
-    def _answer(self, environ: Environ, method: str, path: str) -> Response:
+    def _answer(self, request: _Request) -> Response:
+        environ, method, path = request.environ, request.method, request.path
+        request.headers |= cors.headers(environ, self._settings.cors_origins)
+        if request.headers and cors.is_preflight(environ):
+            return self._preflight(request)
         try:
             route, parameters = self._routes.find(method, path)
         except HttpError:
-            self._caller(environ)  # what there is and what not is told to callers with a token
+            self._authenticate(request)  # what there is and what not is told to callers with a token
             raise
-        query = _query(environ)
-        call = Call(self._core, self._settings, None, _url(environ), query, status=route.status)
+        request.route = route.path
+        call = Call(self._core, self._access, self._settings, None, _url(environ), {}, status=route.status)
         if not route.open:
-            call.caller = caller = self._caller(environ)
+            self._authenticate(request)
+        if not route.writes:
+            return self._handle(request, route, parameters, call)
+        call.deed = Deed(_entry(request, self._core.runtime.now()))
+        call.core = self._core.acting(call.deed)
+        try:
+            response = self._handle(request, route, parameters, call)
+        except Exception as error:
+            failed = errors.status(error)[0] >= 500
+            call.core.record(Outcome.FAILED if failed else Outcome.REFUSED, str(error)[:LONGEST_PROBLEM])
+            raise
+        call.core.record(Outcome.DONE)
+        return response
+
+    def _handle(self, request: _Request, route: Route, parameters: dict[str, str], call: Call) -> Response:
+        environ = request.environ
+        call.query = query = _query(environ)
+        call.caller = caller = request.caller
+        if caller is not None and not route.open:
             _authorize(caller, route)
             if route.compatible:
                 call.account = _account(caller, query, self._settings)
-        if route.method != "GET":
-            call.prefer(*_preferences(environ))
+        if call.deed.entry is not None and route.compatible:
+            call.deed.entry = replace(call.deed.entry, account=call.account)
+        if route.writes:
+            call.patience, call.deed.keeps = _preferences(environ)
+            call.deed.condition = preconditions.condition(environ, route, call, parameters)
         if route.body is not None:
-            call.body = self._body(environ, route)
+            call.body = self._body(request, route, call)
+        before = call.core.policy
         found = route.handler(call, **parameters)
         if found is None:
             response = Response(status=call.status)
             response.headers.pop("Content-Type", None)
+        elif isinstance(found, Response):
+            response = found
         else:
             response = _json(call.status, found)
         _add_headers(response, call.headers)
+        if route.object is not None and "ETag" not in call.headers:
+            preconditions.tag(response, route, call, parameters, call.deed.after if route.writes else before)
         return response
 
-    def _body(self, environ: Environ, route: Route) -> object:
+    def _body(self, request: _Request, route: Route, call: Call) -> object:
         limit = self._settings.max_body
-        data = _read(environ, limit)
+        data = _read(request.environ, limit)
+        _check_type(request.environ, route, data)
+        if route.once:
+            call.deed.key = preconditions.key(request.environ, call, request.path, data)
         most = limit // BYTES_FOR_A_VALUE
         if len(data) <= LONG_BODY:
             return _body(data, route, most)
         return self._core.runtime.slow(lambda: _body(data, route, most))
 
-    def _caller(self, environ: Environ) -> Caller:
-        scheme, _, secret = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    def _authenticate(self, request: _Request) -> None:
+        """Raises Unauthenticated, TooMany."""
+        scheme, _, secret = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         caller = self._access.caller(secret.strip()) if scheme.lower() == "bearer" else None
+        now = time.time()
         if caller is None:
+            self._attempts.add(request.address, now)
+            LOG.warning(
+                "%s from %s: no valid token for %s %r", request.id, request.address, request.method, request.path
+            )
             raise Unauthenticated("a valid token is needed: Authorization: Bearer <token>")
-        return caller
+        request.caller = caller
+        if caller.role is not Role.OPERATOR:
+            request.headers |= self._limits.use(caller.token or caller, now)
+
+    def _preflight(self, request: _Request) -> Response:
+        """What a browser asks before it lets a page of another origin send something (CORS)."""
+        try:
+            methods = self._routes.methods(request.path)
+        except HttpError:
+            methods = []
+        response = Response(status=204)
+        response.headers.pop("Content-Type", None)
+        _add_headers(response, cors.preflight(methods))
+        return response
+
+
+def _entry(request: _Request, now: datetime) -> Entry:
+    caller = request.caller
+    assert caller is not None  # noqa: S101 - only callers with a token come to a route that writes
+    return Entry(
+        at=now,
+        request_id=request.id,
+        token=caller.token,
+        who=caller.note,
+        role=caller.role.value,
+        account=caller.account,
+        address=request.address,
+        method=request.method,
+        path=request.path.replace("\0", "\ufffd")[:LONGEST_PATH],
+        outcome=Outcome.FAILED,
+    )
+
+
+def _log(request: _Request, response: Response) -> None:
+    """One line for each request that changes something, and for each that fails by our fault; reads with --verbose."""
+    reads = request.method in ("GET", "HEAD", "OPTIONS")
+    level = logging.INFO if not reads or response.status_code >= 500 else logging.DEBUG
+    if LOG.isEnabledFor(level):
+        caller = request.caller
+        who = (caller.note or caller.token or caller.role.value) if caller is not None else "-"
+        LOG.log(level, "%s %s %r by %r: %d", request.id, request.method, request.path, who, response.status_code)
 
 
 # ---- who may
 
 
 def _authorize(caller: Caller, route: Route) -> None:
-    if caller.role is Role.VIEWER and route.method != "GET":
+    if caller.role is Role.VIEWER and route.writes:
         raise Forbidden("this token may only read")
     # What /v1 shows is of all accounts.
+    if route.operators and caller.role is not Role.OPERATOR:
+        raise Forbidden("this is for operators")
     if route.path.startswith("/v1/") and (caller.role is Role.TENANT or caller.account is not None):
         raise Forbidden("this token is for /v2 alone")
 
@@ -166,6 +279,19 @@ def _preferences(environ: Environ) -> tuple[int | None, bool]:
             wait = min(int(value[:9]), LONGEST_WAIT)
         keep |= (name, value) == ("keep-established", "")
     return wait, keep
+
+
+def _check_type(environ: Environ, route: Route, data: bytes) -> None:
+    """Raises NotJson for a body that says so; some clients send bodies of DELETE as anything, or say nothing."""
+    kind, _, parameters = environ.get("CONTENT_TYPE", "").lower().partition(";")
+    kind = kind.strip()
+    if not data.strip() or not kind or route.method == "DELETE":
+        return
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise NotJson(f"the body must be application/json, not {kind}")
+    charset = parameters.partition("charset=")[2].strip().strip('"')
+    if charset not in ("", "utf-8", "utf8"):
+        raise NotJson(f"the body must be UTF-8, not {charset}")
 
 
 def _body(data: bytes, route: Route, most: int) -> object:
@@ -254,7 +380,8 @@ def _storable(text: str) -> None:
 # ---- what is answered
 
 
-def _fault(error: Exception, method: str, path: str, request_id: str) -> Response:
+def _fault(error: Exception, request: _Request) -> Response:
+    method, path, request_id = request.method, request.path, request.id
     code, _ = errors.status(error)
     compatible, deletes = path.startswith("/v2/"), method == "DELETE"
     if code >= 500 and not isinstance(error, SwitchError):

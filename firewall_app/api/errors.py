@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from ..policy.errors import Conflict, Fault, FirewallError, Invalid, NotFound, StoreError, Unreachable
+from ..policy.errors import Conflict, Fault, FirewallError, Invalid, NotFound, Stale, StoreError, Unreachable
 
 # A body of one megabyte can hold a hundred thousand faults; nobody reads them, and the answer would be huge.
 MOST_FAULTS = 1000
@@ -57,6 +57,18 @@ class TooLarge(HttpError):
     """The body is larger than the limit."""
 
 
+class NotJson(HttpError):
+    """The body is declared to be something else than JSON."""
+
+
+class TooMany(HttpError):
+    """The caller asks too often."""
+
+    def __init__(self, message: str, headers: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.headers = headers
+
+
 STATUS: dict[type[Exception], tuple[int, str]] = {
     BadBody: (400, "bad_request"),
     BadRequest: (400, "bad_request"),
@@ -67,8 +79,11 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     WrongMethod: (405, "method_not_allowed"),
     TooSlow: (408, "request_timeout"),
     Conflict: (409, "conflict"),
+    Stale: (412, "precondition_failed"),
     TooLarge: (413, "payload_too_large"),
+    NotJson: (415, "unsupported_media_type"),
     Invalid: (422, "unprocessable_entity"),
+    TooMany: (429, "too_many_requests"),
     StoreError: (503, "store_unavailable"),
     Unreachable: (503, "switch_unreachable"),
     Exception: (500, "server_error"),

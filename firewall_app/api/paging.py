@@ -15,18 +15,25 @@ DEFAULT_PER_PAGE, MOST_PER_PAGE = 20, 200
 
 def page(call: Call, key: str, items: Sequence[T], render: Callable[[T], object]) -> dict[str, object]:
     """One page of a collection; past the last one it is empty.  Raises Invalid."""
+    return page_of(call, key, lambda first, count: (items[first : first + count], len(items)), render)
+
+
+def page_of(
+    call: Call, key: str, fetch: Callable[[int, int], tuple[Sequence[T], int]], render: Callable[[T], object]
+) -> dict[str, object]:
+    """`page` of what is not at hand: `fetch` gives so many items from one on, and how many there are in all."""
     number, size = _wanted(call)
-    last = max(1, -(-len(items) // size))
+    shown, total = fetch((number - 1) * size, size)
+    last = max(1, -(-total // size))
     links: dict[str, int] = {}
     if number > 1:
         links |= {"first": 1, "prev": min(number - 1, last)}
     if number < last:
         links |= {"next": number + 1, "last": last}
-    shown = items[(number - 1) * size : number * size]
     return {
         key: [render(item) for item in shown],
         "links": {"pages": {name: _link(call, target) for name, target in links.items()}} if links else {},
-        "meta": {"total": len(items)},
+        "meta": {"total": total},
     }
 
 

@@ -7,7 +7,6 @@ without asking whether they are there hold zeros and empty strings.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 
 import netaddr
 
@@ -18,42 +17,11 @@ from ..pipeline.unit import Flood, PortGuards, RuleFlows, SetMembers, SystemRule
 from ..policy.model import Direction, Droplet, Firewall, Port, PortRules, Rule, Tag, network, tag_key
 from ..policy.policy import Policy
 from ..progress import SwitchReport
+from ..service import describe
 from ..service.core import FlowStats
+from ..service.describe import Json, moment, rules
 from ..service.firewalls import FirewallView
 from ..service.hypervisors import HypervisorView, PortView
-
-Json = dict[str, object]
-
-
-def moment(value: datetime | None) -> str | None:
-    """RFC 3339 in UTC, whole seconds."""
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if value is not None else None
-
-
-# ---- rules and firewalls
-
-
-def rule(value: Rule) -> Json:
-    """Exactly the keys of the public API: some clients refuse or compare any other."""
-    peer = value.peer
-    targets = {
-        "addresses": peer.addresses,
-        "droplet_ids": peer.droplet_ids,
-        "tags": peer.tags,
-        "load_balancer_uids": peer.load_balancer_uids,
-        "kubernetes_ids": peer.kubernetes_ids,
-    }
-    return {
-        "protocol": value.protocol.value,
-        "ports": str(value.ports),
-        "sources" if value.direction is Direction.INBOUND else "destinations": {
-            name: list(names) for name, names in targets.items() if names
-        },
-    }
-
-
-def rules(values: Iterable[Rule]) -> list[Json]:
-    return [rule(value) for value in values]
 
 
 def firewall(view: FirewallView) -> Json:
@@ -75,17 +43,6 @@ def firewall(view: FirewallView) -> Json:
 
 
 # ---- droplets and tags
-
-
-def droplet(value: Droplet) -> Json:
-    """As /v1 has it."""
-    return {
-        "id": value.id,
-        "account": value.account,
-        "name": value.name,
-        "tags": list(value.tags),
-        "created_at": moment(value.created_at),
-    }
 
 
 def compatible_droplet(policy: Policy, value: Droplet) -> Json:
@@ -273,7 +230,7 @@ def _owned(owner: Firewall | PortRules, value: Rule) -> Json:
         "direction": value.direction.value,
         "firewall": firewall,
         "port": owner.port_id if isinstance(owner, PortRules) else None,
-        **rule(value),
+        **describe.rule(value),
     }
 
 

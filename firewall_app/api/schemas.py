@@ -23,6 +23,7 @@ from pydantic import (
     WithJsonSchema,
     field_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from ..policy.errors import Fault, Invalid
@@ -324,6 +325,12 @@ class PortBody(Body):
     created_at: ReadOnly
 
 
+class TokenBody(Body):
+    role: Literal["operator", "tenant", "viewer"]
+    account: Account | None = None
+    note: Name | None = None
+
+
 # --------------------------------------------------------------------------------------------- parsing
 
 B = TypeVar("B", bound=Body)
@@ -374,15 +381,20 @@ def _problem(schema: type[Body], detail: ErrorDetails) -> str:
 
 
 def _unknown(schema: type[Body], key: str) -> str:
-    close = difflib.get_close_matches(key, schema.model_fields, n=1)
+    close = difflib.get_close_matches(key, _keys(schema), n=1)
     return "unknown field" + (f"; did you mean {close[0]!r}?" if close else "")
 
 
 def _schema_at(schema: type[Body], where: Sequence[int | str]) -> type[Body]:
     for step in where:
         if isinstance(step, str):
-            schema = _schema_in(schema.model_fields[step].annotation) or schema
+            schema = _schema_in(_keys(schema)[step].annotation) or schema
     return schema
+
+
+def _keys(schema: type[Body]) -> dict[str, FieldInfo]:
+    """The fields by the names that they have in JSON."""
+    return {field.alias or name: field for name, field in schema.model_fields.items()}
 
 
 def _schema_in(annotation: Any) -> type[Body] | None:

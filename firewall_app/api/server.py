@@ -220,6 +220,7 @@ class _Protocol(wsgi.HttpProtocol):
 
     def get_environ(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environ()
+        environ["CONTENT_TYPE"] = self.headers.get("content-type", "")  # eventlet says text/plain for none
         made = environ["wsgi.input"]
         body = _Input(
             _Lines(self.rfile), made.content_length, self.connection, made.wfile, made.wfile_line, made.chunked_input

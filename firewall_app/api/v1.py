@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from .. import __version__
 from ..pipeline.compile import flood_here
 from ..policy.errors import Fault, Invalid, NotFound
-from ..policy.model import Droplet, Hypervisor, Port
+from ..policy.model import Droplet, Hypervisor, Port, PortRules
+from ..policy.policy import Policy
 from ..progress import Sync
-from ..service import droplets, hypervisors
+from ..service import describe, droplets, hypervisors
+from ..service.describe import Json
 from ..service.hypervisors import HypervisorView
 from . import render, schemas
 from .paging import page
-from .routes import Call, Route
+from .routes import Call, Route, about
 from .v2 import number, say_unmatched
 
 # ---- hypervisors
@@ -76,11 +80,11 @@ def resync(call: Call, dpid: str) -> object:
 
 
 def list_droplets(call: Call) -> object:
-    return page(call, "droplets", droplets.every(call.core, call.query.get("account")), render.droplet)
+    return page(call, "droplets", droplets.every(call.core, call.query.get("account")), describe.entity)
 
 
 def get_droplet(call: Call, droplet_id: str) -> object:
-    return render.droplet(droplets.find(call.core.policy, None, number(droplet_id, "droplet")))
+    return describe.entity(droplets.find(call.core.policy, None, number(droplet_id, "droplet")))
 
 
 def put_droplet(call: Call, droplet_id: str) -> object:
@@ -93,7 +97,7 @@ def put_droplet(call: Call, droplet_id: str) -> object:
     account = body.account or call.settings.default_account
     droplet, new = call.settle(droplets.put(call.core, wanted, account, body.name or "", body.tags or ()))
     call.status = 201 if new else 200
-    return render.droplet(droplet)
+    return describe.entity(droplet)
 
 
 def delete_droplet(call: Call, droplet_id: str) -> None:
@@ -146,7 +150,7 @@ def delete_port(call: Call, port_id: str) -> None:
     call.settle(hypervisors.delete_port(call.core, port_id))
 
 
-def _port(call: Call, port: Port) -> render.Json:
+def _port(call: Call, port: Port) -> Json:
     return render.port(hypervisors.port_view(call.core, port))
 
 
@@ -207,7 +211,9 @@ def status(call: Call) -> object:
             "registered": len(policy.hypervisors),
             "connected": sum(report.connected for report in reports),
             **{sync.value: sum(report.sync is sync for report in reports) for sync in Sync},
+            "unconfirmed": sum(not call.core.progress.confirmed(dpid) for dpid in policy.hypervisors),
         },
+        "since_start": {**asdict(call.core.progress.totals), "store_failures": call.core.store_failures},
         "flows": sum(report.flows for report in reports),
         "droplets": len(policy.droplets),
         "ports": len(policy.ports),
@@ -215,6 +221,24 @@ def status(call: Call) -> object:
         "firewalls": len(policy.firewalls),
         "rules": sum(len(owner.rules) for owner in (*policy.firewalls.values(), *policy.port_rules.values())),
     }
+
+
+def _the_hypervisor(policy: Policy, _: Call, dpid: str) -> Hypervisor:
+    if dpid not in policy.hypervisors:
+        raise NotFound(f"there is no hypervisor {dpid}")
+    return policy.hypervisors[dpid]
+
+
+def _the_droplet(policy: Policy, _: Call, droplet_id: str) -> Droplet:
+    return droplets.find(policy, None, number(droplet_id, "droplet"))
+
+
+def _the_port(policy: Policy, _: Call, port_id: str) -> Port:
+    return hypervisors.find_port(policy, port_id)
+
+
+def _the_rules(policy: Policy, _: Call, port_id: str) -> PortRules:
+    return hypervisors.rules_of_port(policy, port_id)
 
 
 def _number_asked(call: Call, name: str, most: int | None = None) -> int | None:
@@ -238,22 +262,34 @@ ROUTES = (
     Route("GET", "/readyz", ready, 200, open=True),
     Route("GET", "/v1/status", status, 200),
     Route("GET", "/v1/hypervisors", list_hypervisors, 200),
-    Route("GET", _HYPERVISOR, get_hypervisor, 200),
-    Route("PUT", _HYPERVISOR, put_hypervisor, 200, schemas.HypervisorBody, created=True),
-    Route("DELETE", _HYPERVISOR, delete_hypervisor, 204),
+    *about(
+        _the_hypervisor,
+        Route("GET", _HYPERVISOR, get_hypervisor, 200),
+        Route("PUT", _HYPERVISOR, put_hypervisor, 200, schemas.HypervisorBody, created=True),
+        Route("DELETE", _HYPERVISOR, delete_hypervisor, 204),
+    ),
     Route("GET", f"{_HYPERVISOR}/flows", list_flows, 200),
     Route("GET", f"{_HYPERVISOR}/zones", list_zones, 200),
     Route("POST", f"{_HYPERVISOR}/resync", resync, 202),
     Route("GET", "/v1/droplets", list_droplets, 200),
-    Route("GET", _DROPLET, get_droplet, 200),
-    Route("PUT", _DROPLET, put_droplet, 200, schemas.DropletBody, created=True),
-    Route("DELETE", _DROPLET, delete_droplet, 204),
+    *about(
+        _the_droplet,
+        Route("GET", _DROPLET, get_droplet, 200),
+        Route("PUT", _DROPLET, put_droplet, 200, schemas.DropletBody, created=True),
+        Route("DELETE", _DROPLET, delete_droplet, 204),
+    ),
     Route("GET", "/v1/ports", list_ports, 200),
-    Route("GET", _PORT, get_port, 200),
-    Route("PUT", _PORT, put_port, 200, schemas.PortBody, created=True),
-    Route("DELETE", _PORT, delete_port, 204),
-    Route("GET", f"{_PORT}/rules", get_port_rules, 200),
-    Route("PUT", f"{_PORT}/rules", put_port_rules, 200, schemas.PortRulesBody),
-    Route("POST", f"{_PORT}/rules", add_port_rules, 204, schemas.PortRulesBody),
-    Route("DELETE", f"{_PORT}/rules", delete_port_rules, 204, schemas.PortRulesBody, body_optional=True),
+    *about(
+        _the_port,
+        Route("GET", _PORT, get_port, 200),
+        Route("PUT", _PORT, put_port, 200, schemas.PortBody, created=True),
+        Route("DELETE", _PORT, delete_port, 204),
+    ),
+    *about(
+        _the_rules,
+        Route("GET", f"{_PORT}/rules", get_port_rules, 200),
+        Route("PUT", f"{_PORT}/rules", put_port_rules, 200, schemas.PortRulesBody),
+        Route("POST", f"{_PORT}/rules", add_port_rules, 204, schemas.PortRulesBody),
+        Route("DELETE", f"{_PORT}/rules", delete_port_rules, 204, schemas.PortRulesBody, body_optional=True),
+    ),
 )

@@ -11,11 +11,12 @@ from collections.abc import Iterable
 
 from ..policy.errors import Invalid, NotFound
 from ..policy.model import Droplet, Firewall, Rule, Tag
-from ..policy.policy import LAST_SLOT
+from ..policy.policy import LAST_SLOT, Policy
 from ..service import droplets, firewalls
+from ..service.describe import Json
 from . import render, schemas
 from .paging import page
-from .routes import Call, Route
+from .routes import Call, Route, about
 
 LOG = logging.getLogger(__name__)
 
@@ -31,6 +32,9 @@ def list_firewalls(call: Call) -> object:
 def create_firewall(call: Call) -> object:
     body: schemas.FirewallBody = call.body
     written = firewalls.create(call.core, call.account, body.spec())
+    call.tag(written.value)
+    if call.deed.made_before is not None:
+        call.headers["Idempotent-Replayed"] = "true"
     _warn(call, written.value.rules)
     return {"firewall": _firewall(call, call.settle(written))}
 
@@ -88,7 +92,7 @@ def list_firewalls_of_droplet(call: Call, droplet_id: str) -> object:
     return page(call, "firewalls", found, lambda f: _firewall(call, f))
 
 
-def _firewall(call: Call, firewall: Firewall) -> render.Json:
+def _firewall(call: Call, firewall: Firewall) -> Json:
     return render.firewall(firewalls.view(call.core, firewall))
 
 
@@ -148,7 +152,9 @@ def list_tags(call: Call) -> object:
 
 def create_tag(call: Call) -> object:
     body: schemas.TagBody = call.body
-    return {"tag": _tag(call, call.settle(droplets.create_tag(call.core, call.account, body.name)))}
+    tag = call.settle(droplets.create_tag(call.core, call.account, body.name))
+    call.tag(tag)
+    return {"tag": _tag(call, tag)}
 
 
 def get_tag(call: Call, name: str) -> object:
@@ -173,8 +179,23 @@ def _tag_droplets(call: Call, name: str, add: bool) -> None:
     call.settle(droplets.tag_droplets(call.core, call.account, name, ids, add))
 
 
-def _tag(call: Call, tag: Tag) -> render.Json:
+def _tag(call: Call, tag: Tag) -> Json:
     return render.tag(tag, len(droplets.carriers(call.core.policy, tag)))
+
+
+# ---- what paths are about
+
+
+def _the_firewall(policy: Policy, call: Call, firewall_id: str) -> Firewall:
+    return firewalls.find(policy, call.account, firewall_id)
+
+
+def _the_droplet(policy: Policy, call: Call, droplet_id: str) -> Droplet:
+    return droplets.find(policy, call.account, number(droplet_id, "droplet"))
+
+
+def _the_tag(policy: Policy, call: Call, name: str) -> Tag:
+    return droplets.find_tag(policy, call.account, name)
 
 
 # ---- account
@@ -204,23 +225,29 @@ _TAG = "/v2/tags/{name}"
 ROUTES = (
     Route("GET", "/v2/account", get_account, 200),
     Route("GET", "/v2/firewalls", list_firewalls, 200),
-    Route("POST", "/v2/firewalls", create_firewall, 202, schemas.FirewallBody),
-    Route("GET", _FIREWALL, get_firewall, 200),
-    Route("PUT", _FIREWALL, update_firewall, 200, schemas.FirewallBody),
-    Route("DELETE", _FIREWALL, delete_firewall, 204),
-    Route("POST", f"{_FIREWALL}/droplets", assign_droplets, 204, schemas.DropletIdsBody),
-    Route("DELETE", f"{_FIREWALL}/droplets", remove_droplets, 204, schemas.DropletIdsBody),
-    Route("POST", f"{_FIREWALL}/tags", add_tags, 204, schemas.TagsBody),
-    Route("DELETE", f"{_FIREWALL}/tags", remove_tags, 204, schemas.TagsBody),
-    Route("POST", f"{_FIREWALL}/rules", add_rules, 204, schemas.RulesBody),
-    Route("DELETE", f"{_FIREWALL}/rules", delete_rules, 204, schemas.RulesBody),
+    Route("POST", "/v2/firewalls", create_firewall, 202, schemas.FirewallBody, once=True),
+    *about(
+        _the_firewall,
+        Route("GET", _FIREWALL, get_firewall, 200),
+        Route("PUT", _FIREWALL, update_firewall, 200, schemas.FirewallBody),
+        Route("DELETE", _FIREWALL, delete_firewall, 204),
+        Route("POST", f"{_FIREWALL}/droplets", assign_droplets, 204, schemas.DropletIdsBody),
+        Route("DELETE", f"{_FIREWALL}/droplets", remove_droplets, 204, schemas.DropletIdsBody),
+        Route("POST", f"{_FIREWALL}/tags", add_tags, 204, schemas.TagsBody),
+        Route("DELETE", f"{_FIREWALL}/tags", remove_tags, 204, schemas.TagsBody),
+        Route("POST", f"{_FIREWALL}/rules", add_rules, 204, schemas.RulesBody),
+        Route("DELETE", f"{_FIREWALL}/rules", delete_rules, 204, schemas.RulesBody),
+    ),
     Route("GET", "/v2/droplets", list_droplets, 200),
-    Route("GET", "/v2/droplets/{droplet_id}", get_droplet, 200),
+    *about(_the_droplet, Route("GET", "/v2/droplets/{droplet_id}", get_droplet, 200)),
     Route("GET", "/v2/droplets/{droplet_id}/firewalls", list_firewalls_of_droplet, 200),
     Route("GET", "/v2/tags", list_tags, 200),
     Route("POST", "/v2/tags", create_tag, 201, schemas.TagBody),
-    Route("GET", _TAG, get_tag, 200),
-    Route("DELETE", _TAG, delete_tag, 204),
-    Route("POST", f"{_TAG}/resources", tag_resources, 204, schemas.ResourcesBody),
-    Route("DELETE", f"{_TAG}/resources", untag_resources, 204, schemas.ResourcesBody),
+    *about(
+        _the_tag,
+        Route("GET", _TAG, get_tag, 200),
+        Route("DELETE", _TAG, delete_tag, 204),
+        Route("POST", f"{_TAG}/resources", tag_resources, 204, schemas.ResourcesBody),
+        Route("DELETE", f"{_TAG}/resources", untag_resources, 204, schemas.ResourcesBody),
+    ),
 )

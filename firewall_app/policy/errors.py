@@ -5,6 +5,7 @@
         Invalid                      values that cannot be: every fault with its path
         NotFound                     no such object for this caller
         Conflict                     it contradicts something that exists
+        Stale                        it is about a state of the object that has passed
       SwitchError                    the store holds it; the controller keeps trying, the switch stays closed
         Unreachable                  the switch does not answer
       StoreError                     nothing is in force that was not; what was asked may have been kept
@@ -55,6 +56,10 @@ class NotFound(CallerError):
 
 class Conflict(CallerError):
     """The request contradicts something that exists; the message names it."""
+
+
+class Stale(CallerError):
+    """The object is no longer as the caller knew it."""
 
 
 class SwitchError(FirewallError):

@@ -20,19 +20,35 @@ from ..policy.errors import Invalid, NotFound, StoreError, Unreachable
 from ..policy.model import Droplet, Firewall
 from ..policy.policy import Change, Counters, Draft, Policy
 from ..progress import Progress, SwitchReport, Sync, Wanted
+from ..records import Entry, Key, Note, Outcome, Token
+from .deed import Deed
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class PolicyStore(Protocol):
-    """What the core needs of a store."""
+class KeptStore(Protocol):
+    """What the core needs of a store; every method raises StoreError."""
 
-    def commit(self, changes: Iterable[Change], counters: Counters, expected: int) -> int: ...
+    def commit(self, changes: Iterable[Change], counters: Counters, expected: int, note: Note | None = None) -> int: ...
 
     def load(self) -> tuple[Policy, int]: ...
 
     def ping(self) -> None: ...
+
+    def record(self, entry: Entry) -> None: ...
+
+    def made_with(self, key: Key) -> tuple[str, str] | None: ...
+
+    def entries(self, wanted: Mapping[str, str], first: int, count: int) -> tuple[list[Entry], int]: ...
+
+    def tokens(self) -> list[Token]: ...
+
+    def tokens_mark(self) -> tuple[object, ...]: ...
+
+    def add_token(self, token: Token, entry: Entry | None = None) -> None: ...
+
+    def revoke_token(self, token_id: str, when: datetime, entry: Entry | None = None) -> None: ...
 
 
 class Event(Protocol):
@@ -106,11 +122,13 @@ class Written(Generic[T]):
 class Core:
     """The state of the program."""
 
+    deed: Deed | None = None  # the request that this core writes for; see `acting`
+
     def __init__(
         self,
         policy: Policy,
         revision: int,
-        store: PolicyStore,
+        store: KeptStore,
         runtime: Runtime,
         rulings: Rulings | None = None,
         limits: Limits | None = None,
@@ -122,6 +140,7 @@ class Core:
         self.limits = limits or Limits()
         self.runtime = runtime
         self.store = store
+        self.store_failures = 0
         self._writing = runtime.lock()
         self._storing = runtime.lock()  # a store has one connection, and serves one caller at a time
         self._switches: dict[str, Switch] = {}
@@ -130,19 +149,26 @@ class Core:
 
     # ---- changing the policy
 
-    def keeping(self) -> Core:
-        """This core, for a caller whose writes leave live connections alone (`Prefer: keep-established`)."""
-        return _Keeping(self)
+    def acting(self, deed: Deed) -> Core:
+        """This core, for one request that changes something."""
+        return _Acting(self, deed)
+
+    def alone(self) -> AbstractContextManager[object]:
+        """While it is held nobody else writes."""
+        return self._writing
 
     def write(self, edit: Callable[[Draft], T]) -> Written[T]:
         """Drafts, commits and puts in force.  What `edit` raises leaves everything as it was.
 
-        Connections that live by what the write takes away are cut, on every switch as it follows.
+        Connections that live by what the write takes away are cut, on every switch as it follows, unless the deed
+        keeps them.
         """
-        return self._write(edit, cuts=True)
-
-    def _write(self, edit: Callable[[Draft], T], cuts: bool) -> Written[T]:
+        deed = self.deed or Deed()
         with self._writing:
+            if deed.key is not None:
+                deed.made_before = self._made_before(deed.key)
+            if deed.condition is not None:
+                deed.condition(self.policy)
             draft = self.policy.edit()
             value = edit(draft)
             changes, counters = draft.changes, draft.counters
@@ -150,25 +176,47 @@ class Core:
             before, revision = self.policy, self.revision
             after = draft.done()
             self._check_firewalls(before, after, changes)
+            note = deed.note(changes, value)
             if changes:
                 try:
-                    revision = self._stored(lambda: self.store.commit(changes, counters, self.revision))
+                    revision = self.stored(lambda: self.store.commit(changes, counters, self.revision, note))
                 except StoreError:
                     self._catch_up()
                     raise
+            elif note is not None:
+                self.stored(lambda: self.store.record(note.entry))
             # What is as it was already may not have reached every switch yet: those are asked again, too.
             concerned: frozenset[str] = frozenset().union(*(before.concerned(c) | after.concerned(c) for c in touched))
             hosts = frozenset(dpid for dpid in concerned if dpid in after.hypervisors or dpid in self._switches)
             if changes:
-                if cuts:
+                if not deed.keeps:
                     self._cuts.update(dict.fromkeys(hosts, revision))  # before the policy: see `units`
                 self.policy = after
                 self.revision = revision  # after the policy: see `units`
                 self.progress.changed(before, after, changes, hosts, revision)
+            deed.after, deed.noted = after, True
         for dpid in hosts:
             if dpid in self._switches:
                 self._switches[dpid].policy_changed()
         return Written(value, revision, hosts)
+
+    def _made_before(self, key: Key) -> str | None:
+        """The id of what was made with a key.  Raises Invalid when that was by another request."""
+        found = self.stored(lambda: self.store.made_with(key))
+        if found is None:
+            return None
+        if found[0] != key.fingerprint:
+            raise Invalid.one("Idempotency-Key", "was used for another request")
+        return found[1]
+
+    def record(self, outcome: Outcome, problem: str = "") -> None:
+        """Notes a request that came to no write.  What cannot be kept is logged: no entry is dropped in silence."""
+        entry = self.deed.ended(outcome, problem) if self.deed is not None and not self.deed.noted else None
+        if entry is not None:
+            try:
+                self.stored(lambda: self.store.record(entry))
+            except StoreError as error:
+                LOG.error("the audit log cannot be written (%s): %s", error, entry)
 
     def _check_firewalls(self, before: Policy, after: Policy, changes: Iterable[Change]) -> None:
         """Raises Invalid when a droplet would be behind more firewalls than a switch may be told to ask."""
@@ -189,14 +237,19 @@ class Core:
                         "", f"droplet {droplet_id} would be behind {count} firewalls; no more than {most} are allowed"
                     )
 
-    def _stored(self, work: Callable[[], T]) -> T:
+    def stored(self, work: Callable[[], T]) -> T:
+        """What the store does, while the loop goes on."""
         with self._storing:
-            return self.runtime.slow(work)
+            try:
+                return self.runtime.slow(work)
+            except StoreError:
+                self.store_failures += 1
+                raise
 
     def _catch_up(self) -> None:
         """After a commit that failed: it may have been kept all the same, or another controller has written."""
         try:
-            policy, revision = self._stored(self.store.load)
+            policy, revision = self.stored(self.store.load)
         except StoreError:
             return  # the store is away; what is in force stays in force
         if revision != self.revision:
@@ -264,7 +317,7 @@ class Core:
         """Why the service is not ready; empty when it is."""
         problems = []
         try:
-            self._stored(self.store.ping)
+            self.stored(self.store.ping)
         except StoreError as error:
             LOG.error("the store is not reachable: %s", error)
             problems.append("store: not reachable")  # anyone may ask; the words are for the log
@@ -274,11 +327,11 @@ class Core:
         return problems
 
 
-class _Keeping(Core):
-    """A core in all but one respect; it has no state of its own."""
+class _Acting(Core):
+    """A core for one request.  All of its state is the core's, but for the request."""
 
-    def __init__(self, core: Core) -> None:
+    __slots__ = ("deed",)
+
+    def __init__(self, core: Core, deed: Deed) -> None:
         self.__dict__ = core.__dict__
-
-    def write(self, edit: Callable[[Draft], T]) -> Written[T]:
-        return self._write(edit, cuts=False)
+        self.deed = deed

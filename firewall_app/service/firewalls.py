@@ -67,10 +67,16 @@ def _age(firewall: Firewall) -> tuple[str, str]:
 
 
 def create(core: Core, account: str, spec: FirewallSpec) -> Written[Firewall]:
-    """Raises Invalid, Conflict (`duplicate name`)."""
+    """Raises Invalid, Conflict (`duplicate name`).  Asked again under one key, it gives what it made the first time."""
 
     def edit(draft: Draft) -> Firewall:
         policy = draft.peek()
+        made = core.deed.made_before if core.deed is not None else None
+        if made is not None:
+            firewall = policy.firewalls.get(made)
+            if firewall is None:
+                raise Conflict(f"firewall {made}, which this Idempotency-Key made, has been deleted")
+            return firewall
         wanted = _checked(policy, account, spec, core.limits)
         if any(f.account == account and f.name == spec.name for f in policy.firewalls.values()):
             raise Conflict("duplicate name")

@@ -1,7 +1,8 @@
-"""What is remembered: the policy and the tokens, in SQLite or PostgreSQL.
+"""What is remembered: the policy, the tokens and the audit log, in SQLite or PostgreSQL.
 
     store.py       load, commit, tokens: what the rest of the program calls
     writes.py      changes as the fewest rows to write
+    journal.py     the audit log, and requests that must not be done twice
     codec.py       entities as rows, and back
     schema.py      the tables as they are now
     database.py    opening a database by its URL, migrating it, telling its errors
@@ -10,7 +11,6 @@
 Synchronous, and knows nothing of threads: calls may come from different threads, never two at a time.
 """
 
-from .codec import Token
 from .store import Store
 
-__all__ = ["Store", "Token"]
+__all__ = ["Store"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -26,6 +25,7 @@ from ..policy.model import (
     Rule,
     Tag,
 )
+from ..records import Entry, Outcome, Token
 
 Row = Mapping[Any, Any]  # by column name
 
@@ -38,19 +38,6 @@ _PEER_FIELDS: dict[str, type[Any]] = {
     "load_balancer_uids": str,
     "kubernetes_ids": str,
 }
-
-
-@dataclass(frozen=True)
-class Token:
-    """A credential, by the hash of its secret; the secret itself is never stored."""
-
-    id: str
-    hash: str
-    role: str
-    account: str | None
-    note: str
-    created_at: datetime
-    revoked_at: datetime | None = None
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -126,6 +113,24 @@ def token_row(token: Token) -> dict[str, Any]:
         "note": token.note,
         "created_at": moment(token.created_at),
         "revoked_at": moment(token.revoked_at),
+    }
+
+
+def entry_row(entry: Entry) -> dict[str, Any]:
+    """Without its number, which the database gives."""
+    return {
+        "at": moment(entry.at),
+        "request_id": entry.request_id,
+        "token": entry.token,
+        "who": entry.who,
+        "role": entry.role,
+        "account": entry.account,
+        "address": entry.address,
+        "method": entry.method,
+        "path": entry.path,
+        "outcome": entry.outcome.value,
+        "problem": entry.problem,
+        "changes": _json(entry.changes),
     }
 
 
@@ -228,6 +233,27 @@ def token(row: Row) -> Token:
         note=_text(row, "note"),
         created_at=created_at,
         revoked_at=_when(row, "revoked_at"),
+    )
+
+
+def entry(row: Row) -> Entry:
+    at, changes = _when(row, "at"), _parsed(row, "changes")
+    if at is None or not isinstance(changes, list):
+        raise ValueError("at or changes is missing")
+    return Entry(
+        at=at,
+        request_id=_text(row, "request_id"),
+        token=_text(row, "token"),
+        who=_text(row, "who"),
+        role=_text(row, "role"),
+        account=None if row["account"] is None else _text(row, "account"),
+        address=_text(row, "address"),
+        method=_text(row, "method"),
+        path=_text(row, "path"),
+        outcome=Outcome(row["outcome"]),
+        problem=_text(row, "problem"),
+        changes=tuple(changes),
+        number=number(row, "number"),
     )
 
 

@@ -139,3 +139,35 @@ tokens = Table(
     Column("revoked_at", Text),
     UniqueConstraint("hash"),
 )
+
+# What was asked for, by whom, and what came of it.  Lines are added and never changed.
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", Number, primary_key=True),
+    Column("at", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("token", Text, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("account", Text),
+    Column("address", Text, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("problem", Text, nullable=False),
+    Column("changes", Text, nullable=False),
+    Index(None, "account"),
+    sqlite_autoincrement=True,  # a number is never given twice, even when lines were deleted
+)
+
+# Requests that must not be done twice: an `Idempotency-Key`, and what was made with it.
+keys = Table(
+    "keys",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("made", Text, nullable=False),
+    Column("at", Text, nullable=False, index=True),
+)

@@ -1,4 +1,4 @@
-"""`Store`: the policy and the tokens, kept.
+"""`Store`: the policy, the tokens and the audit log, kept.
 
 Goals.  (1) What was acknowledged is there after a crash: a commit returns when the database has it on disk.
 (2) All or nothing: a commit that fails has changed nothing, a load gives the whole policy or an error that names the
@@ -12,18 +12,19 @@ a policy makes sense, is decided elsewhere.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from operator import itemgetter
 from typing import TypeVar
 
-from sqlalchemy import Connection, Table, bindparam, select
+from sqlalchemy import Connection, Table, bindparam, func, select
 
 from ..policy.errors import NotFound, StoreError
 from ..policy.model import Entity, Firewall, Port, PortRules, Rule, Tag
 from ..policy.policy import Change, Counters, Policy, key_of
-from . import codec, schema
-from .codec import Row, Token
+from ..records import Entry, Key, Note, Token
+from . import codec, journal, schema
+from .codec import Row
 from .database import Database, told
 from .writes import write
 
@@ -69,8 +70,10 @@ class Store:
             draft.put(entity)
         return draft.done(), numbers["revision"]
 
-    def commit(self, changes: Iterable[Change], counters: Counters, expected: int) -> int:
+    def commit(self, changes: Iterable[Change], counters: Counters, expected: int, note: Note | None = None) -> int:
         """Keeps the changes and counters of a draft that was made from revision `expected`; gives the new revision.
+
+        `note` is kept with them or not at all.
 
         When it raises, nothing was changed, with one exception that the message tells by the database's own words: a
         connection that breaks during the very last step.  Then, as after another controller's commit, the next commit
@@ -93,7 +96,29 @@ class Store:
                 [{"counter": k, "number": wanted[k]} for k in _COUNTERS if wanted[k] != numbers[k]],
             )
             write(connection, changes, counters.rule)
+            if note is not None:
+                journal.write(connection, note)
         return expected + 1
+
+    # ------------------------------------------------------------------------------------------ audit log
+
+    def record(self, entry: Entry) -> None:
+        """Adds a line to the audit log."""
+        with self._database.writing("write the audit log") as connection:
+            journal.record(connection, entry)
+
+    def entries(self, wanted: Mapping[str, str], first: int, count: int) -> tuple[list[Entry], int]:
+        """`journal.entries`."""
+        with self._database.reading("read the audit log") as connection:
+            try:
+                return journal.entries(connection, wanted, first, count)
+            except ValueError as error:
+                raise StoreError(f"table audit: {error}") from error
+
+    def made_with(self, key: Key) -> tuple[str, str] | None:
+        """`journal.made_with`."""
+        with self._database.reading("look for a key") as connection:
+            return journal.made_with(connection, key)
 
     # ------------------------------------------------------------------------------------------ tokens
 
@@ -103,11 +128,20 @@ class Store:
             found = _read(connection, schema.tokens, codec.token)
         return sorted(found, key=lambda token: (token.created_at, token.id))
 
-    def add_token(self, token: Token) -> None:
+    def add_token(self, token: Token, entry: Entry | None = None) -> None:
         with self._database.writing("add a token") as connection:
             connection.execute(schema.tokens.insert(), codec.token_row(token))
+            if entry is not None:
+                journal.record(connection, entry)
 
-    def revoke_token(self, token_id: str, when: datetime) -> None:
+    def tokens_mark(self) -> tuple[object, ...]:
+        """Something that differs when the tokens in force do."""
+        made, revoked = schema.tokens.c.created_at, schema.tokens.c.revoked_at
+        asked = select(func.count(made), func.max(made), func.count(revoked), func.max(revoked))
+        with self._database.reading("look for new tokens") as connection:
+            return tuple(connection.execute(asked).one())
+
+    def revoke_token(self, token_id: str, when: datetime, entry: Entry | None = None) -> None:
         """Marks a token as revoked; one that is already keeps its moment.  Raises NotFound."""
         table = schema.tokens
         with self._database.writing("revoke a token") as connection:
@@ -118,6 +152,8 @@ class Store:
                 .where(table.c.id == token_id, table.c.revoked_at.is_(None))
                 .values(revoked_at=codec.moment(when))
             )
+            if entry is not None:
+                journal.record(connection, entry)
 
 
 def _numbers(connection: Connection, hold: bool = False) -> dict[str, int]:

@@ -1,0 +1,121 @@
+"""Entities as plain JSON, as people write and read them: for answers, the audit log, and entity tags."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from ..policy.model import Direction, Droplet, Entity, Firewall, Hypervisor, Port, PortRules, Rule, Tag
+from ..policy.policy import Change
+
+Json = dict[str, object]
+
+
+def moment(value: datetime | None) -> str | None:
+    """RFC 3339 in UTC, whole seconds."""
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if value is not None else None
+
+
+def rule(value: Rule) -> Json:
+    """Exactly the keys of the public API: some clients refuse or compare any other."""
+    peer = value.peer
+    targets = {
+        "addresses": peer.addresses,
+        "droplet_ids": peer.droplet_ids,
+        "tags": peer.tags,
+        "load_balancer_uids": peer.load_balancer_uids,
+        "kubernetes_ids": peer.kubernetes_ids,
+    }
+    return {
+        "protocol": value.protocol.value,
+        "ports": str(value.ports),
+        "sources" if value.direction is Direction.INBOUND else "destinations": {
+            name: list(names) for name, names in targets.items() if names
+        },
+    }
+
+
+def rules(values: Iterable[Rule]) -> list[Json]:
+    return [rule(value) for value in values]
+
+
+def entity(value: Entity) -> Json:
+    """All that was written of an entity, and nothing that switches say of it."""
+    match value:
+        case Hypervisor():
+            return {
+                "dpid": value.dpid,
+                "name": value.name,
+                "uplinks": None if value.uplinks is None else list(value.uplinks),
+                "created_at": moment(value.created_at),
+            }
+        case Tag():
+            return {"account": value.account, "name": value.name}
+        case Droplet():
+            return {
+                "id": value.id,
+                "account": value.account,
+                "name": value.name,
+                "tags": list(value.tags),
+                "created_at": moment(value.created_at),
+            }
+        case Port():
+            return {
+                "id": value.id,
+                "droplet_id": value.droplet_id,
+                "hypervisor": value.hypervisor,
+                "interface": value.interface,
+                "number": value.number,
+                "mac": value.mac,
+                "addresses": list(value.addresses),
+                "max_connections": value.max_connections,
+                "created_at": moment(value.created_at),
+            }
+        case Firewall():
+            return {
+                "id": value.id,
+                "account": value.account,
+                "name": value.name,
+                "created_at": moment(value.created_at),
+                "inbound_rules": rules(value.inbound_rules),
+                "outbound_rules": rules(value.outbound_rules),
+                "droplet_ids": list(value.droplet_ids),
+                "tags": list(value.tags),
+            }
+        case PortRules():
+            return {
+                "port_id": value.port_id,
+                "account": value.account,
+                "inbound_rules": rules(value.inbound_rules),
+                "outbound_rules": rules(value.outbound_rules),
+            }
+
+
+_KINDS: dict[type[Entity], tuple[str, str]] = {
+    Hypervisor: ("hypervisor", "dpid"),
+    Tag: ("tag", "name"),
+    Droplet: ("droplet", "id"),
+    Port: ("port", "id"),
+    Firewall: ("firewall", "id"),
+    PortRules: ("port_rules", "port_id"),
+}
+
+
+def change(value: Change) -> Json:
+    """One entity before and after; null is what was not there."""
+    kind, key = _KINDS[type(value.entity)]
+    return {
+        "kind": kind,
+        "id": getattr(value.entity, key),
+        "before": entity(value.old) if value.old is not None else None,
+        "after": entity(value.new) if value.new is not None else None,
+    }
+
+
+def etag(value: Entity) -> str:
+    """An entity tag (RFC 9110, 8.8.3) that differs when what was written differs; how switches stand is left out."""
+    number = value.number if isinstance(value, Tag) else None  # a tag that was deleted and made again is another one
+    text = json.dumps([type(value).__name__, number, entity(value)], sort_keys=True)
+    return f'"{hashlib.sha256(text.encode()).hexdigest()[:20]}"'

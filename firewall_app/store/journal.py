@@ -1,0 +1,56 @@
+"""The audit log, and requests that must not be done twice, inside transactions that others open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, Connection, func, select
+
+from ..records import Entry, Key, Note
+from . import codec, schema
+
+KEY_LIFE = timedelta(days=1)  # for which a request may be repeated under its key
+
+
+def write(connection: Connection, note: Note) -> None:
+    """A line of the audit log, and the key of the request if it had one."""
+    record(connection, note.entry)
+    if note.key is not None:
+        table, key = schema.keys, note.key
+        connection.execute(table.delete().where(table.c.at < codec.moment(key.at - KEY_LIFE)))
+        row = {"scope": key.scope, "key": key.key, "fingerprint": key.fingerprint, "made": note.made}
+        connection.execute(table.insert(), {**row, "at": codec.moment(key.at)})
+
+
+def record(connection: Connection, entry: Entry) -> None:
+    connection.execute(schema.audit.insert(), codec.entry_row(entry))
+
+
+def made_with(connection: Connection, key: Key) -> tuple[str, str] | None:
+    """The fingerprint of an earlier request with this key, and the id of what it made."""
+    table = schema.keys
+    asked = select(table.c.fingerprint, table.c.made).where(
+        table.c.scope == key.scope, table.c.key == key.key, table.c.at >= codec.moment(key.at - KEY_LIFE)
+    )
+    found = connection.execute(asked).first()
+    return (found.fingerprint, found.made) if found is not None else None
+
+
+def entries(connection: Connection, wanted: Mapping[str, str], first: int, count: int) -> tuple[list[Entry], int]:
+    """Lines of the audit log, the newest first, from the `first` one that is wanted; and how many are wanted.
+
+    `wanted`: values by column, and moments for `since` (included) and `until` (not included).
+    """
+    table = schema.audit
+    where: list[ColumnElement[bool]] = []
+    for name, value in wanted.items():
+        if name == "since":
+            where.append(table.c.at >= value)
+        elif name == "until":
+            where.append(table.c.at < value)
+        else:
+            where.append(table.c[name] == value)
+    total = connection.execute(select(func.count()).select_from(table).where(*where)).scalar_one()
+    asked = select(table).where(*where).order_by(table.c.number.desc()).offset(first).limit(count)
+    return [codec.entry(row) for row in connection.execute(asked).mappings()], total

@@ -1,0 +1,288 @@
+"""Tokens and the audit log over REST: who may, what is kept, and that nothing is forgotten."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from api_server import HV1, OPERATOR, OTHER_TENANT, TENANT, VIEWER, Threads, World
+
+from firewall_app.records import Token
+from firewall_app.service.access import Access, digest
+from firewall_app.service.core import Core
+from firewall_app.store import Store
+
+FIREWALL: dict[str, Any] = {
+    "name": "web-fw",
+    "inbound_rules": [{"protocol": "tcp", "ports": "22", "sources": {"addresses": ["203.0.113.0/24"]}}],
+    "droplet_ids": [102],
+}
+
+
+@pytest.fixture
+def world() -> World:
+    return World().furnish()
+
+
+def log(world: World) -> list[dict[str, Any]]:
+    """The audit log, the oldest first."""
+    found: list[dict[str, Any]] = world.good("GET", "/v1/audit?per_page=200")["entries"]
+    return found[::-1]
+
+
+def last(world: World) -> dict[str, Any]:
+    return log(world)[-1]
+
+
+# --------------------------------------------------------------------------------------------- tokens
+
+
+def token(world: World, **body: Any) -> dict[str, Any]:
+    made: dict[str, Any] = world.good("POST", "/v1/tokens", body)
+    return made
+
+
+def test_a_token_is_in_force_from_its_answer_to_its_revocation(world: World) -> None:
+    made = token(world, role="tenant", account="acme", note="ci of acme")
+    secret = made.pop("token")
+    assert set(made) == {"id", "role", "account", "note", "created_at", "revoked_at"}
+    assert [d["id"] for d in world.good("GET", "/v2/droplets", token=secret)["droplets"]] == [201]
+    assert world.good("GET", f"/v1/tokens/{made['id']}") == made
+    assert world.call("DELETE", f"/v1/tokens/{made['id']}").status == 204
+    assert world.call("GET", "/v2/droplets", token=secret).status == 401
+    assert world.good("GET", f"/v1/tokens/{made['id']}")["revoked_at"] is not None
+    assert world.call("DELETE", f"/v1/tokens/{made['id']}").status == 204
+    assert world.call("DELETE", "/v1/tokens/none").status == 404
+
+
+def test_a_secret_is_shown_once_and_kept_nowhere(world: World) -> None:
+    secret = token(world, role="viewer")["token"]
+    assert len(secret) >= 43
+    assert secret not in json.dumps(world.good("GET", "/v1/tokens"))
+    assert secret not in json.dumps(log(world))
+    assert secret not in repr(vars(world.store))
+    assert [t.hash for t in world.store.tokens()] == [digest(secret)]
+
+
+@pytest.mark.parametrize(
+    ("body", "at"),
+    [
+        ({"role": "tenant"}, "account"),
+        ({"role": "operator", "account": "acme"}, "account"),
+        ({"role": "root"}, "role"),
+        ({}, "role"),
+        ({"role": "viewer", "account": "a b"}, "account"),
+        ({"role": "viewer", "acount": "a"}, "acount"),
+        ({"role": "viewer", "note": "a\nb"}, "note"),
+    ],
+)
+def test_a_token_that_cannot_be_is_refused(world: World, body: object, at: str) -> None:
+    answer = world.call("POST", "/v1/tokens", body)
+    assert answer.status == 422
+    assert list(answer.problems) == [at]
+    assert world.store.tokens() == []
+
+
+def test_the_last_operators_token_cannot_be_revoked(world: World) -> None:
+    first = token(world, role="operator")
+    answer = world.call("DELETE", f"/v1/tokens/{first['id']}", token=first["token"])
+    assert answer.status == 409
+    token(world, role="tenant", account="acme")
+    assert world.call("DELETE", f"/v1/tokens/{first['id']}").status == 409
+    second = token(world, role="operator")
+    assert world.call("DELETE", f"/v1/tokens/{first['id']}", token=first["token"]).status == 204
+    assert world.call("GET", "/v1/tokens", token=first["token"]).status == 401
+    assert world.call("GET", "/v1/tokens", token=second["token"]).status == 200
+
+
+@pytest.mark.parametrize("who", [TENANT, OTHER_TENANT, VIEWER])
+@pytest.mark.parametrize("path", ["/v1/tokens", "/v1/audit", "/v1/tokens/x"])
+def test_tokens_and_the_audit_log_are_for_operators(world: World, who: str, path: str) -> None:
+    assert world.call("GET", path, token=who).status == 403
+    assert world.call("POST", "/v1/tokens", {"role": "operator"}, token=who).status == 403
+    assert world.store.tokens() == []
+
+
+def test_roles_are_what_the_token_says(world: World) -> None:
+    viewer, theirs = token(world, role="viewer")["token"], token(world, role="viewer", account="acme")["token"]
+    assert world.call("GET", "/v1/droplets", token=viewer).status == 200
+    assert world.call("GET", "/v1/droplets", token=theirs).status == 403
+    assert [d["id"] for d in world.good("GET", "/v2/droplets", token=theirs)["droplets"]] == [201]
+    for who in (viewer, theirs):
+        assert world.call("POST", "/v2/tags", {"name": "new"}, token=who).status == 403
+    operator = token(world, role="operator")["token"]
+    assert world.call("PUT", "/v1/droplets/300", {"name": "x"}, token=operator).status == 201
+
+
+def test_a_store_that_is_away_makes_no_token(world: World) -> None:
+    world.store.broken = True
+    assert world.call("POST", "/v1/tokens", {"role": "operator"}).status == 503
+    world.store.broken = False
+    assert world.store.tokens() == []
+
+
+# --------------------------------------------------------------------------------------------- audit log
+
+
+def test_a_write_is_told_with_who_what_before_and_after(world: World) -> None:
+    made = world.call("POST", "/v2/firewalls", FIREWALL, token=TENANT)
+    firewall = made.json["firewall"]["id"]
+    entry = last(world)
+    assert entry["request_id"] == made.headers["x-request-id"]
+    assert (entry["role"], entry["account"]) == ("tenant", "default")
+    assert (entry["method"], entry["path"], entry["outcome"]) == ("POST", "/v2/firewalls", "done")
+    (change,) = entry["changes"]
+    assert (change["kind"], change["id"], change["before"]) == ("firewall", firewall, None)
+    assert change["after"]["inbound_rules"] == FIREWALL["inbound_rules"]
+
+    world.good("DELETE", f"/v2/firewalls/{firewall}/droplets", {"droplet_ids": [102]})
+    (change,) = last(world)["changes"]
+    assert (change["before"]["droplet_ids"], change["after"]["droplet_ids"]) == ([102], [])
+    world.good("DELETE", f"/v2/firewalls/{firewall}")
+    (change,) = last(world)["changes"]
+    assert change["after"] is None
+
+
+def test_every_kind_of_object_is_told(world: World) -> None:
+    world.good("PUT", "/v1/ports/p101/rules", {"inbound_rules": []})
+    world.good("DELETE", "/v1/droplets/101?ports=delete")
+    world.good("DELETE", "/v2/tags/web")
+    world.good("DELETE", "/v1/ports/p102")
+    world.good("DELETE", "/v1/ports/p103")
+    world.good("DELETE", f"/v1/hypervisors/{HV1}")
+    kinds = {change["kind"] for entry in log(world) for change in entry["changes"]}
+    assert kinds == {"hypervisor", "droplet", "port", "tag", "port_rules"}
+
+
+def test_a_write_that_changes_nothing_is_told_as_such(world: World) -> None:
+    world.good("PUT", "/v1/droplets/103", {"name": "db-1"})
+    assert (last(world)["outcome"], last(world)["changes"]) == ("unchanged", [])
+
+
+def test_a_write_of_another_account_is_of_that_account(world: World) -> None:
+    world.good("PUT", "/v1/droplets/202", {"name": "x", "account": "acme"})
+    assert last(world)["account"] == "acme"
+    world.good("POST", "/v2/tags?account=acme", {"name": "new"})
+    assert last(world)["account"] == "acme"
+
+
+def test_what_was_refused_is_told_with_the_reason(world: World) -> None:
+    def refused(status: int, *args: Any, **more: Any) -> str:
+        answer = world.call(*args, **more)
+        assert answer.status == status
+        entry = last(world)
+        assert entry["request_id"] == answer.headers["x-request-id"]
+        assert (entry["outcome"], entry["changes"]) == ("refused", [])
+        problem: str = entry["problem"]
+        return problem
+
+    assert "droplet 9 does not exist" in refused(422, "POST", "/v2/firewalls", {**FIREWALL, "droplet_ids": [9]})
+    assert "no firewall" in refused(404, "PUT", "/v2/firewalls/none", FIREWALL)
+    assert "may only read" in refused(403, "POST", "/v2/tags", {"name": "x"}, token=VIEWER)
+    assert "/v2 alone" in refused(403, "DELETE", "/v1/droplets/101", token=TENANT)
+    assert refused(400, "POST", "/v2/tags", b"{")
+    assert refused(415, "POST", "/v2/tags", b"{}", headers={"Content-Type": "text/plain"})
+
+
+def test_reads_and_strangers_leave_no_line(world: World) -> None:
+    before = len(log(world))
+    world.call("GET", "/v2/firewalls")
+    world.call("POST", "/v2/tags", {"name": "x"}, token=None)
+    world.call("POST", "/v2/tags", {"name": "x"}, token="nobody")
+    assert len(log(world)) == before
+
+
+def test_a_resync_is_told(world: World) -> None:
+    world.good("POST", f"/v1/hypervisors/{HV1}/resync")
+    assert (last(world)["path"], last(world)["outcome"]) == (f"/v1/hypervisors/{HV1}/resync", "done")
+
+
+def test_making_and_revoking_a_token_is_told(world: World) -> None:
+    made = token(world, role="tenant", account="acme", note="ci")
+    entry = last(world)
+    assert (entry["account"], entry["changes"][0]["after"]["note"]) == ("acme", "ci")
+    world.good("DELETE", f"/v1/tokens/{made['id']}")
+    assert last(world)["changes"][0]["before"]["id"] == made["id"]
+
+
+def test_the_token_is_named_in_its_writes(world: World) -> None:
+    made = token(world, role="tenant", account="default", note="ci of web")
+    world.good("POST", "/v2/tags", {"name": "x"}, token=made["token"])
+    assert (last(world)["token"], last(world)["who"]) == (made["id"], "ci of web")
+
+
+def test_what_cannot_be_kept_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.store.broken = True
+    answer = world.call("POST", "/v2/firewalls", FIREWALL)
+    assert answer.status == 503
+    lines = [r.getMessage() for r in caplog.records if "audit log cannot be written" in r.getMessage()]
+    assert len(lines) == 1
+    assert answer.headers["x-request-id"] in lines[0]
+
+
+def test_the_real_store_keeps_the_line_with_the_change_or_neither(tmp_path: Any) -> None:
+    store = Store.open(f"sqlite:///{tmp_path}/firewall.db")
+    world = World()
+    world.store = store  # type: ignore[assignment]
+    world.core.store = store
+    world.furnish()
+    world.good("POST", "/v2/firewalls", FIREWALL, token=TENANT)
+    assert world.call("POST", "/v2/firewalls", FIREWALL, token=TENANT).status == 409
+    policy, _ = store.load()
+    (found,) = policy.firewalls.values()
+    store.close()
+
+    again = Store.open(f"sqlite:///{tmp_path}/firewall.db")
+    entries, total = again.entries({}, 0, 200)
+    assert total == len(entries) > 8
+    assert [e.number for e in entries] == sorted((e.number for e in entries), reverse=True)
+    refused, done = entries[:2]
+    assert (refused.outcome.value, refused.problem) == ("refused", "duplicate name")
+    assert done.changes[0]["id"] == found.id
+    assert [e.path for e in again.entries({"account": "acme"}, 0, 9)[0]] == ["/v1/droplets/201"]
+    assert again.entries({"outcome": "refused"}, 0, 9)[1] == 1
+    third = entries[-3].at.isoformat(timespec="microseconds")
+    assert again.entries({"until": third}, 0, 9)[1] == 2
+    assert again.entries({"since": third}, 0, 1)[1] == total - 2
+    assert [e.number for e in again.entries({}, 2, 3)[0]] == [e.number for e in entries[2:5]]
+    again.close()
+
+
+def test_the_audit_log_is_paged_and_filtered_over_rest(tmp_path: Any) -> None:
+    world = World()
+    store = Store.open(f"sqlite:///{tmp_path}/firewall.db")
+    world.store = store  # type: ignore[assignment]
+    world.core.store = store
+    world.furnish()
+    first = world.good("GET", "/v1/audit?per_page=3")
+    assert len(first["entries"]) == 3
+    assert "page=2" in first["links"]["pages"]["next"]
+    assert world.good("GET", "/v1/audit?account=acme")["meta"]["total"] == 1
+    moment = first["entries"][0]["at"].replace("+", "%2B")
+    assert world.good("GET", f"/v1/audit?since={moment}&outcome=done&method=PUT")["meta"]["total"] >= 1
+    assert world.good("GET", "/v1/audit?until=2020-01-01T00:00:00Z")["entries"] == []
+    answer = world.call("GET", "/v1/audit?since=yesterday&outcome=fine")
+    assert (answer.status, set(answer.problems)) == (422, {"since", "outcome"})
+    store.close()
+
+
+# --------------------------------------------------------------------------------------------- tokens by other hands
+
+
+def test_access_follows_what_the_store_holds() -> None:
+    now = Threads().now()
+    one = Token("1", digest("one"), "tenant", "acme", "", now)
+    access = Access([one, Token("2", digest("two"), "operator", None, "", now, now)])
+    assert access.caller("one") is not None
+    assert access.caller("two") is None
+    access.keep([])
+    assert access.caller("one") is None
+
+
+def test_a_core_without_a_deed_writes_no_line(world: World) -> None:
+    assert isinstance(world.core, Core)
+    before = len(log(world))
+    world.core.write(lambda draft: draft.drop(draft.peek().ports["p103"]))
+    assert len(log(world)) == before
+    assert OPERATOR not in repr(world.store.log)
