@@ -27,7 +27,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from ..policy.errors import Fault, Invalid
-from ..policy.model import Direction, Droplet, Firewall, Peer, Port, PortRange, Protocol, Rule, Tag, network, tag_key
+from ..policy.model import Direction, Droplet, Firewall, Peer, Port, PortRange, Protocol, Rule, Tag, network
 from ..service.firewalls import FirewallSpec
 
 # --------------------------------------------------------------------------------------------- single values
@@ -47,6 +47,8 @@ def _droplet_id(value: object) -> int:
 
 
 def _address(text: str) -> str:
+    if not text.strip():
+        raise ValueError("invalid address")
     try:
         network(text)
     except ValueError as error:
@@ -249,8 +251,8 @@ class FirewallBody(RulesBody):
             self.name,
             self.inbound(),
             self.outbound(),
-            tuple(dict.fromkeys(self.droplet_ids or ())),
-            _each_once(self.tags or ()),
+            tuple(self.droplet_ids or ()),
+            tuple(self.tags or ()),
         )
 
 
@@ -338,11 +340,6 @@ class TokenBody(Body):
     role: Literal["operator", "tenant", "viewer"]
     account: Account | None = None
     note: Name | None = None
-
-
-def _each_once(names: Sequence[str]) -> tuple[str, ...]:
-    """Tags in their first spelling; two spellings that differ in case are one tag."""
-    return tuple({tag_key("", name): name for name in reversed(names)}.values())[::-1]
 
 
 # --------------------------------------------------------------------------------------------- parsing
