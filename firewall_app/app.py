@@ -38,6 +38,7 @@ from . import __version__
 from .api.app import make_application
 from .api.metrics import Metrics
 from .api.server import serve
+from .api.tls import CertificateError
 from .openflow import compat, wire
 from .openflow.link import Link
 from .pipeline.compile import Rulings
@@ -129,9 +130,12 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             self._server = serve(self._application, host or "127.0.0.1", port, self.settings)
         except OSError as error:
             raise SystemExit(f"firewall: cannot listen for HTTP on {host} port {port}: {error}") from None
+        except CertificateError as error:
+            raise SystemExit(f"firewall: {error}") from None
         eventlet.spawn_n(self._follow_tokens)
         self._metrics.watch(lambda: self._server.connections)
-        LOG.info("REST on http://%s:%s", host or "127.0.0.1", self._server.port)
+        scheme = "https" if self.settings.tls_certificate else "http"
+        LOG.info("REST on %s://%s:%s", scheme, host or "127.0.0.1", self._server.port)
         return super().start()
 
     def _follow_tokens(self) -> None:

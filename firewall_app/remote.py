@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 from .policy.model import (
     Direction,
     Droplet,
+    ExternalPeer,
     Firewall,
     Hypervisor,
     Peer,
@@ -59,6 +60,9 @@ def read(get: Get, dpid: str | None = None) -> Reading:
         for tag in found["tags"]:
             draft.put(Tag(found["account"], tag))
         draft.put(Droplet(found["id"], found["account"], found["name"], tuple(found["tags"])))
+    for found in _list(get, "/v1/external-peers"):
+        named = tuple(found["addresses"]), tuple(found["droplet_ids"])
+        draft.put(ExternalPeer(found["uid"], found["account"], found["name"], *named))
     numbers = {}
     # Where two ports claim one interface the older registration holds, and slots are given in turn.
     for found in sorted(_list(get, "/v1/ports"), key=lambda port: str(port["created_at"])):
@@ -84,7 +88,7 @@ def _list(get: Get, path: str, **query: str) -> Iterator[dict[str, Any]]:
         number += 1
         asked = "".join(f"&{name}={quote(value, safe='')}" for name, value in query.items())
         answer = get(f"{path}?page={number}&per_page={PER_PAGE}{asked}")
-        found = answer[path.rsplit("/", 1)[1]]
+        found = answer[path.rsplit("/", 1)[1].replace("-", "_")]
         yield from found
         if number * PER_PAGE >= answer["meta"]["total"]:
             return

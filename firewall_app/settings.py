@@ -65,7 +65,9 @@ class Settings:
     max_rules: int = _option(50, "rules of one firewall, both directions together")
     max_entries: int = _option(1000, "entries in one list of a rule's sources or destinations")
     max_body: int = _option(1 << 20, "bytes of one request body")
-    max_connections: int = _option(1000, "HTTP connections at once")
+    max_connections: int = _option(
+        1000, "HTTP connections at once; when there are as many, idle ones give way to new ones", min=1
+    )
     max_port_connections: int = _option(
         0,
         "connections of one port that hypervisors track at once, for ports without a `max_connections` of their own; "
@@ -84,7 +86,17 @@ class Settings:
     cors_origins: tuple[str, ...] = _option(
         (), "origins whose pages may use the API from a browser, as https://panel.example.com, or *; none: CORS is off"
     )
-    http_timeout: int = _option(30, "seconds that an HTTP client may take to send a request")
+    http_timeout: int = _option(
+        30,
+        "seconds that an HTTP client may take to send a request's head, its body, to take an answer, or be idle",
+        min=1,
+    )
+    tls_certificate: str = _option(
+        "",
+        "file in PEM with the certificate of the REST server, and of its authorities up to the root; with it and "
+        "`tls_key` it speaks HTTPS. `python -m firewall_app.certificates` makes both for a lab",
+    )
+    tls_key: str = _option("", "file in PEM with the key of `tls_certificate`, without a password")
     reply_timeout: int = _option(30, "seconds that a switch may take to answer before it is disconnected", min=1)
     audit_interval: int = _option(
         300, "seconds between two readings of a switch that should have nothing new; 0: never", min=0
@@ -119,6 +131,9 @@ def read(conf: cfg.ConfigOpts) -> Settings:
         raise cfg.Error(f"forget_cached is {values['forget_cached']!r}; it must be one of {', '.join(FORGET)}")
     if values["metrics"] not in METRICS:
         raise cfg.Error(f"metrics is {values['metrics']!r}; it must be one of {', '.join(METRICS)}")
+    if bool(values["tls_certificate"]) != bool(values["tls_key"]):
+        given, lacks = ("tls_certificate", "tls_key") if values["tls_certificate"] else ("tls_key", "tls_certificate")
+        raise cfg.Error(f"{given} is set and {lacks} is not: HTTPS needs both")
     return Settings(**values)
 
 

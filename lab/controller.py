@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -41,14 +42,16 @@ class Answer(NamedTuple):
 
 
 class Rest:
-    """Calls with a bearer token; `token` empty sends none."""
+    """Calls with a bearer token; `token` empty sends none.  With `tls`, which says whom to trust, over HTTPS."""
 
-    def __init__(self, host: str, port: int, token: str = TOKEN, timeout: float = 70) -> None:
-        self.host, self.port, self.token, self.timeout = host, port, token, timeout
+    def __init__(
+        self, host: str, port: int, token: str = TOKEN, timeout: float = 70, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.host, self.port, self.token, self.timeout, self.tls = host, port, token, timeout, tls
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
 
     def call(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
         """One request on a connection of its own.  Raises OSError when nobody answers."""
@@ -59,7 +62,11 @@ class Rest:
         if body is not None:
             data = json.dumps(body)
             sent["Content-Type"] = "application/json"
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=self.timeout)
+        connection = (
+            http.client.HTTPSConnection(self.host, self.port, timeout=self.timeout, context=self.tls)
+            if self.tls
+            else http.client.HTTPConnection(self.host, self.port, timeout=self.timeout)
+        )
         try:
             connection.request(method, path, data, {**sent, **(headers or {})})
             response = connection.getresponse()
@@ -87,12 +94,13 @@ class Controller:
         token: str = TOKEN,
         settings: Mapping[str, object] | None = None,
         command: Sequence[str] = RYU,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """`settings` are lines of the section [firewall]; `command` is followed by --config-file and the app."""
         self.directory = directory
         self.host = host
         self.openflow_port = openflow_port or free_port(host)
-        self.rest = Rest(host, rest_port or free_port(host), token)
+        self.rest = Rest(host, rest_port or free_port(host), token, tls=tls)
         self.database = database or f"sqlite:///{directory}/firewall.db"
         self.settings = {"database": self.database, **(settings or {})}
         self.command = tuple(command)

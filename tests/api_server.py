@@ -14,6 +14,7 @@ if __name__ == "__main__":
 import http.client
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -28,6 +29,7 @@ import conformance
 from memorystore import MemoryJournal
 from webob import Request
 
+from firewall_app import certificates
 from firewall_app.api.app import Environ, make_application
 from firewall_app.policy.errors import StoreError, Unreachable
 from firewall_app.policy.policy import Change, Counters, Policy
@@ -246,9 +248,9 @@ def port(droplet_id: int, hypervisor: str, interface: str, *addresses: str) -> d
 
 
 class Process:
-    """A furnished controller behind the real server."""
+    """A furnished controller behind the real server; called over HTTPS with `tls`, which says whom to trust."""
 
-    def __init__(self, host: str = "127.0.0.1", **settings: Any) -> None:
+    def __init__(self, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None, **settings: Any) -> None:
         command = [sys.executable, "-W", "ignore", str(Path(__file__)), host, json.dumps(settings)]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
@@ -258,9 +260,14 @@ class Process:
         first = self._process.stdout.readline()
         if not first:
             raise RuntimeError(self._process.communicate(timeout=30)[1])
-        self.host, self.port = host, int(first)
+        self.host, self.port, self.tls = host, int(first), tls
 
     def connect(self) -> socket.socket:
+        client = self.connect_plainly()
+        return self.tls.wrap_socket(client, server_hostname=self.host) if self.tls else client
+
+    def connect_plainly(self) -> socket.socket:
+        """Without TLS, whatever the server speaks."""
         if "/" in self.host:
             client = socket.socket(socket.AF_UNIX)
             client.settimeout(30)
@@ -299,6 +306,14 @@ class Process:
         assert self._process.returncode == 0, written
         self.left = int(said)
         return written
+
+
+def lab_certificate(directory: Path, *names: str) -> tuple[dict[str, str], ssl.SSLContext]:
+    """Settings for HTTPS with a certificate made in a directory, and whom a client has to trust then."""
+    argv = ["--directory", str(directory), *(part for name in names for part in ("--name", name)), "--force"]
+    assert certificates.main(argv) == 0
+    settings = {"tls_certificate": str(directory / "server.crt"), "tls_key": str(directory / "server.key")}
+    return settings, ssl.create_default_context(cafile=str(directory / "ca.crt"))
 
 
 def read_all(client: socket.socket) -> bytes:

@@ -26,6 +26,7 @@ from firewall_app.policy.model import (
     Direction,
     Droplet,
     Entity,
+    ExternalPeer,
     Firewall,
     Hypervisor,
     Network,
@@ -68,13 +69,15 @@ RANGES = (
     (42, 42), (0, 0), (65535, 65535), (0, 65535), (1, 65535), (1, 1), (7, 8), (42, 43), (100, 1000), (0, 41),
     (65533, 65535), (1, 2), (2, 65535), (43, 998),
 )  # fmt: skip
+UIDS = ("lb-1", "LB-1", "k8s-1")
 SOURCE_PORTS = (0, 42, 1000, 65535)
 OTHER_PROTOCOLS = (2, 47, 132)  # IGMP, GRE, SCTP
 
 account = st.sampled_from(ACCOUNTS)
 droplet_ids = st.integers(1, 4)
 tag_sets = st.lists(st.sampled_from(TAGS), max_size=2, unique_by=str.lower).map(tuple)
-ranges = st.sampled_from(RANGES).map(lambda pair: PortRange(*pair))
+ranges = st.sampled_from([*(PortRange(*pair) for pair in RANGES), PortRange.parse("42-42")])
+uids = st.lists(st.sampled_from(UIDS), max_size=2, unique=True).map(tuple)
 
 EVERYBODY = Peer(addresses=("0.0.0.0/0", "::/0"))
 peers = st.one_of(
@@ -83,13 +86,14 @@ peers = st.one_of(
     st.lists(st.sampled_from(PEERS), min_size=7, unique=True).map(lambda found: Peer(addresses=tuple(found))),
     st.lists(droplet_ids, min_size=1, max_size=2, unique=True).map(lambda found: Peer(droplet_ids=tuple(found))),
     tag_sets.map(lambda found: Peer(tags=found)),
+    st.sampled_from(UIDS).map(lambda uid: Peer(load_balancer_uids=(uid,))),
     st.builds(
         Peer,
         addresses=st.lists(st.sampled_from(PEERS), max_size=1).map(tuple),
         droplet_ids=st.lists(droplet_ids, max_size=1).map(tuple),
         tags=tag_sets,
-        load_balancer_uids=st.just(("lb-1",)),
-        kubernetes_ids=st.just(("k8s-1",)),
+        load_balancer_uids=uids,
+        kubernetes_ids=uids,
     ),
 )
 
@@ -117,6 +121,18 @@ def droplets(draw: st.DrawFn, policy: Policy) -> Droplet:
     number = draw(droplet_ids)
     old = policy.droplets.get(number)
     return Droplet(number, old.account if old else draw(account), tags=draw(tag_sets))
+
+
+@st.composite
+def external_peers(draw: st.DrawFn, policy: Policy) -> ExternalPeer:
+    uid = draw(st.sampled_from(UIDS))
+    old = policy.external_peers.get(uid.lower())
+    return ExternalPeer(
+        uid,
+        old.account if old else draw(account),
+        addresses=tuple(draw(st.lists(st.sampled_from(PEERS), max_size=2))),
+        droplet_ids=tuple(draw(st.lists(droplet_ids, max_size=2))),
+    )
 
 
 @st.composite
@@ -228,6 +244,8 @@ def policies(draw: st.DrawFn, base: Policy | None = None) -> Policy:
         put(draft, draw(firewalls(draft.peek())))
     for _ in range(draw(st.integers(0, 1))):
         put(draft, draw(port_rule_sets(draft.peek())))
+    for _ in range(draw(st.integers(0, 2))):
+        put(draft, draw(external_peers(draft.peek())))
     return draft.done()
 
 
@@ -235,12 +253,12 @@ def policies(draw: st.DrawFn, base: Policy | None = None) -> Policy:
 def edits(draw: st.DrawFn, policy: Policy) -> Draft:
     """One change of a policy, as a draft."""
     draft = policy.edit()
-    kinds = ["firewall", "firewall", "firewall", "firewall", "droplet"]
+    kinds = ["firewall", "firewall", "firewall", "firewall", "droplet", "external peer"]
     kinds += ["port"] if policy.droplets else []
     kinds += ["port rules"] if policy.ports else []
     held: list[Entity] = [
         entity
-        for table in (policy.firewalls, policy.port_rules, policy.ports, policy.droplets)
+        for table in (policy.firewalls, policy.port_rules, policy.ports, policy.droplets, policy.external_peers)
         for entity in table.values()
     ]
     kinds += ["drop"] if held else []
@@ -249,6 +267,8 @@ def edits(draw: st.DrawFn, policy: Policy) -> Draft:
             put(draft, draw(firewalls(policy)))
         case "droplet":
             put(draft, draw(droplets(policy)))
+        case "external peer":
+            put(draft, draw(external_peers(policy)))
         case "port":
             put(draft, draw(ports(policy)))
         case "port rules":
@@ -330,7 +350,8 @@ def _named(policy: Policy, account: str, rule: Rule) -> tuple[Network, ...]:
     ports = (
         policy.ports[i] for droplet in policy.peer_droplets(account, rule) for i in policy.ports_of.get(droplet, ())
     )
-    return rule.peer.networks + tuple(sorted({own for port in ports for own in port.networks}))
+    mapped = (net for one in policy.external_peers_of(account, rule) for net in one.networks)
+    return rule.peer.networks + tuple(sorted({*mapped, *(own for port in ports for own in port.networks)}))
 
 
 @st.composite

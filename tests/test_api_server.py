@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import ssl
 import stat
 import warnings
 from collections.abc import Iterator
@@ -14,15 +15,19 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from api_server import HV1, OPERATOR, Process, read_all
+from api_server import HV1, OPERATOR, Process, lab_certificate, read_all
 
 AUTH = f"Authorization: Bearer {OPERATOR}\r\n".encode()
 RULES = [{"protocol": "tcp", "ports": "22", "sources": {"addresses": ["10.0.0.0/8"]}}]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Process]:
-    process = Process(http_timeout=1, max_body=10_000)
+@pytest.fixture(scope="module", params=["http", "https"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """All that holds for the one holds for the other."""
+    settings, trust = {}, None
+    if request.param == "https":
+        settings, trust = lab_certificate(tmp_path_factory.mktemp("tls"))
+    process = Process(tls=trust, http_timeout=1, max_body=10_000, **settings)
     yield process
     process.stop()
 
@@ -33,6 +38,11 @@ def split(answer: bytes) -> tuple[int, bytes, bytes]:
     found = re.match(rb"HTTP/1\.[01] (\d+) ", head)
     assert found, answer
     return int(found[1]), head, body
+
+
+def half_close(client: socket.socket) -> None:
+    """Ends what this side sends, as losing the other half of a connection would: without the goodbye of TLS."""
+    socket.socket.shutdown(client, socket.SHUT_WR)
 
 
 def post(head: bytes, body: bytes = b"") -> bytes:
@@ -61,7 +71,7 @@ def test_a_firewall_lives_and_dies_over_http(server: Process) -> None:
 
 def test_links_are_followed_to_this_server(server: Process) -> None:
     pages = server.call("GET", "/v2/droplets?per_page=2").json["links"]["pages"]
-    base = f"http://{server.host}:{server.port}"
+    base = f"{'https' if server.tls else 'http'}://{server.host}:{server.port}"
     assert pages == {
         "next": f"{base}/v2/droplets?page=2&per_page=2",
         "last": f"{base}/v2/droplets?page=2&per_page=2",
@@ -131,25 +141,64 @@ def test_a_client_that_sends_all_of_a_large_body_still_reads_why_not(server: Pro
     assert split(answer)[0] == 413
 
 
+CHUNKS_THAT_ARE_NONE = [
+    b"zz\r\n",
+    b"f" * 20_000,
+    b"-5\r\nabc\r\n",
+    b"5\r\nabcdefgh\r\n0\r\n\r\n",
+    b"0x5\r\nabcde\r\n0\r\n\r\n",
+    b"+5\r\nabcde\r\n0\r\n\r\n",
+    b"0_5\r\nabcde\r\n0\r\n\r\n",
+    b" 5\r\nabcde\r\n0\r\n\r\n",
+    b"5\r\nabcde0\r\n\r\n",
+    b"fffffffff\r\n",
+    b"\r\n",
+    b"0\r\nno trailer\r\n\r\n",
+    b"0\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+]
+
+
 def test_chunks_over_the_limit_are_refused(server: Process) -> None:
     chunk = b"1000\r\n" + b" " * 0x1000 + b"\r\n"
     assert split(server.raw(post(b"Transfer-Encoding: chunked\r\n", chunk * 3 + b"0\r\n\r\n")))[0] == 413
 
 
-@pytest.mark.parametrize("chunks", [b"zz\r\n", b"5\r\nab", b"f" * 20_000, b"-5\r\nabc\r\n", b"5\r\nabcdefgh\r\n"])
+@pytest.mark.parametrize("chunks", CHUNKS_THAT_ARE_NONE)
 def test_chunks_that_are_none_are_refused(server: Process, chunks: bytes) -> None:
-    with server.connect() as client:
-        client.sendall(post(b"Transfer-Encoding: chunked\r\n", chunks))
-        client.shutdown(socket.SHUT_WR)
-        status, _, body = split(read_all(client))
+    status, _, body = split(server.raw(post(b"Transfer-Encoding: chunked\r\n", chunks)))
     assert status == 400
     assert json.loads(body)["id"] == "bad_request"
 
 
+CUT_OFF = {
+    "a head": b"POST /v2/tags HTTP/1.1\r\nHost: x\r\n" + AUTH + b"Transfer-Enc",
+    "a head at the end of a line": b"DELETE /v2/tags/cut HTTP/1.1\r\nHost: x\r\n" + AUTH,
+    "a body": post(b"Content-Length: 99\r\n", b'{"name": "cut-off"}'),
+    "a chunk": post(b"Transfer-Encoding: chunked\r\n", b'20\r\n{"name": "cut-off"}'),
+    "a body before its last chunk": post(b"Transfer-Encoding: chunked\r\n", b'13\r\n{"name": "cut-off"}\r\n'),
+    "a body after its last chunk": post(b"Transfer-Encoding: chunked\r\n", b'13\r\n{"name": "cut-off"}\r\n0\r\n'),
+}
+
+
+@pytest.mark.parametrize("what", CUT_OFF)
+def test_a_request_that_is_cut_off_does_nothing(server: Process, what: str) -> None:
+    assert server.call("POST", "/v2/tags", {"name": "cut"}).status in (201, 422)  # there, from now or from before
+    with server.connect() as client:
+        client.sendall(CUT_OFF[what])
+        half_close(client)
+        try:
+            answer = read_all(client)
+        except ssl.SSLError:  # OpenSSL ends a connection whose other half ends without a goodbye, and says so
+            answer = b""
+    assert not answer or split(answer)[0] == 400
+    assert server.call("GET", "/v2/tags/cut-off").status == 404
+    assert server.call("GET", "/v2/tags/cut").status == 200
+
+
 def test_long_heads_are_refused(server: Process) -> None:
     assert split(server.raw(b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n"))[0] == 414
-    assert split(server.raw(b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000 + b"\r\n\r\n"))[0] == 400
-    assert split(server.raw(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000 + b"\r\n"))[0] in (400, 431)
+    assert split(server.raw(b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000 + b"\r\n\r\n"))[0] == 431
+    assert split(server.raw(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000 + b"\r\n"))[0] == 431
 
 
 # --------------------------------------------------------------------------------------------- no HTTP
@@ -175,6 +224,71 @@ def test_what_is_no_http_is_answered_as_json(server: Process, data: bytes, code:
 @pytest.mark.parametrize("head", [b"Content-Length: x\r\n", b"Content-Length: -1\r\n", b"Content-Length: \xb2\r\n"])
 def test_a_length_that_is_none_is_refused(server: Process, head: bytes) -> None:
     assert split(server.raw(post(head)))[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("head", "code"),
+    [
+        (b"Content-Length: 2\r\nContent-Length: 4\r\n", 400),
+        (b"Content-Length: 2, 4\r\n", 400),
+        (b"Content-Length: +2\r\n", 400),
+        (b"Content-Length: 0_2\r\n", 400),
+        (b"Content-Length : 2\r\n", 400),
+        (b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", 501),
+        (b"Transfer-Encoding: chunked, identity\r\n", 501),
+        (b"Transfer-Encoding:\x0bchunked\r\n", 400),
+        (b"no colon\r\nContent-Length: 2\r\n", 400),
+        (b": no name\r\n", 400),
+        (b"X: folded\r\n Content-Length: 2\r\n", 400),
+        (b"X: y\rContent-Length: 2\r\n", 400),
+        (b"X: \0\r\n", 400),
+        (b"Host: y\r\n", 400),  # the second one
+    ],
+)
+def test_heads_that_two_readers_could_read_differently_are_refused(server: Process, head: bytes, code: int) -> None:
+    """Whatever follows is not taken for a second request."""
+    hidden = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    answer = server.raw(post(head).replace(b"Connection: close\r\n", b"") + hidden)
+    assert split(answer)[0] == code
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    ("request_head", "code"),
+    [
+        (b"GET /healthz\r\n", 400),  # HTTP/0.9
+        (b"GET /healthz HTTP/1.1\r\n", 400),  # no Host
+        (b"GET /healthz HTTP/1.0\r\n", 200),  # needs none
+        (b"POST /v2/tags HTTP/1.0\r\nTransfer-Encoding: chunked\r\n", 400),
+        (b"GET  /healthz HTTP/1.1\r\nHost: x\r\n", 400),
+        (b"GET /healthz\tHTTP/1.1\r\nHost: x\r\n", 400),
+        (b"G\xc3\xa4T /healthz HTTP/1.1\r\nHost: x\r\n", 400),
+        (b"\r\nGET /healthz HTTP/1.0\r\n", 200),  # RFC 9112, 2.2
+        (b"PRI * HTTP/2.0\r\n", 505),
+    ],
+)
+def test_request_lines(server: Process, request_head: bytes, code: int) -> None:
+    assert split(server.raw(request_head + b"\r\n"))[0] == code
+
+
+@pytest.mark.parametrize(
+    "target", [b"http://fw.example:99/v2/droplets?per_page=2", b"HTTPS://fw.example:99/v2/droplets?per_page=2"]
+)
+def test_a_whole_url_names_the_host(server: Process, target: bytes) -> None:
+    request = b"GET " + target + b" HTTP/1.1\r\nHost: other\r\nConnection: close\r\n" + AUTH + b"\r\n"
+    status, _, body = split(server.raw(request))
+    assert status == 200
+    assert "://fw.example:99/v2/droplets?page=2" in json.loads(body)["links"]["pages"]["next"]
+
+
+def test_requests_in_a_row_are_answered_in_their_order(server: Process) -> None:
+    """A refused one ends the row."""
+    first = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    body = b'{"name": "in-a-row"}'
+    second = post(b"Content-Length: %d\r\n" % len(body), body).replace(b"Connection: close\r\n", b"")
+    third = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
+    answers = server.raw(first + second + third + b"nonsense\r\n\r\n" + first)
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200", b"201", b"401", b"400"]
 
 
 def test_two_ways_to_say_where_a_body_ends_are_one_too_many(server: Process) -> None:
@@ -262,6 +376,53 @@ def test_a_client_that_does_not_read_does_not_hold_the_server() -> None:
         for client in clients:
             client.close()
         server.stop()
+
+
+IDLE = {
+    "says nothing": b"",
+    "has been answered": b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+    "stops in a head": b"GET /healthz HTTP/1.1\r\nHost:",
+    "stops in a body that is read for nothing": b"POST /v2/tags HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{",
+}
+
+
+@pytest.mark.parametrize("what", IDLE)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_full_server_ends_who_waits_longest_for_a_new_client(tmp_path: Path, scheme: str, what: str) -> None:
+    """Within the time that one connection may be idle, far more clients are served than there are places."""
+    settings, trust = lab_certificate(tmp_path) if scheme == "https" else ({}, None)
+    server = Process(tls=trust, http_timeout=600, max_connections=5, **settings)
+    idle = []
+    try:
+        for _ in range(12):
+            idle.append(client := server.connect())
+            client.sendall(IDLE[what])
+        assert server.call("GET", "/v2/firewalls").status == 200
+        for client in idle[:5]:
+            read_all(client)  # these have been ended
+    finally:
+        for client in idle:
+            client.close()
+        assert all("no valid token" in line for line in server.stop().splitlines())
+
+
+def test_a_client_at_work_does_not_give_way() -> None:
+    """Of three places two are taken by a write that waits for its switches, and by a body that is on its way."""
+    server = Process(http_timeout=600, max_connections=3)
+    body = b'{"name": "at-work", "inbound_rules": %s, "droplet_ids": [101]}' % json.dumps(RULES).encode()
+    head = b"POST /v2/firewalls HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + AUTH
+    server.call("POST", f"/test/{HV1}/silent")
+    with server.connect() as waiting, server.connect() as sending:
+        try:
+            waiting.sendall(head + b"Prefer: wait=3\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            sending.sendall(head + b"Content-Length: 17\r\n\r\n{")
+            for _ in range(10):
+                assert server.call("GET", "/healthz").status == 200
+            sending.sendall(b'"name": "slow"  }')
+            assert split(read_all(sending))[0] in (202, 400, 422)
+            assert split(read_all(waiting))[0] == 202
+        finally:
+            server.stop()
 
 
 def test_slow_clients_do_not_hold_up_others(server: Process) -> None:
@@ -373,13 +534,15 @@ class Accepting:
 
 
 def test_a_lack_of_file_descriptors_passes_and_clients_without_a_name_get_one(module: ModuleType) -> None:
-    listener = module._Listener(Accepting())
+    listener = module._Listener(Accepting(), module.eventlet.GreenPool(9), None)
     assert [listener.accept(), listener.accept()] == [("a", ("unix", 1)), ("b", ("unix", 2))]
     with pytest.raises(OSError, match="x"):
         listener.accept()
 
 
 def test_an_answer_that_is_taken_drop_by_drop_has_an_end(module: ModuleType) -> None:
+    from firewall_app.api import connection
+
     class Drops:
         def writelines(self, lines: list[bytes]) -> None:
             while True:
@@ -387,6 +550,9 @@ def test_an_answer_that_is_taken_drop_by_drop_has_an_end(module: ModuleType) -> 
 
         flush = writelines
 
-    answer = module._Answer(Drops(), 0.01)
-    with pytest.raises(TimeoutError, match="too slow"):
-        answer.writelines([b"x"])
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        answer = connection._Answer(Drops(), ours, 0.01, connection.Room())
+        with pytest.raises(TimeoutError, match="too slow"):
+            answer.writelines([b"x"])
+        assert theirs.recv(1) == b""  # what is left unsaid is not waited for again

@@ -306,7 +306,7 @@ def test_every_fault_is_listed_with_its_path(world: World) -> None:
         "name": "'no spaces' is not a firewall name: two or more letters, digits, '.', '-', the first no sign",
         "inbound_rules[0].ports": "You must specify a positive value for ports.",
         "inbound_rules[0].prots": "unknown field; did you mean 'ports'?",
-        "inbound_rules[0].sources.addresses[1]": "invalid address: '' is not an IP address or prefix",
+        "inbound_rules[0].sources.addresses[1]": "invalid address",
         "inbound_rules[0].sources.droplet_ids[0]": "must be a droplet id: a positive integer",
         "inbound_rules[1].protocol": "must be 'tcp', 'udp' or 'icmp'",
         "inbound_rules[1].sources": "You specified an invalid type for one of the sources.",
@@ -355,9 +355,9 @@ def test_limits_are_named_with_the_count() -> None:
     answer = world.call("POST", "/v2/firewalls", {**WEB_FW, "droplet_ids": [101, 102], "tags": ["web", "t2"]})
     assert answer.status == 422
     assert answer.problems == {
-        "droplet_ids": "there must be no more than 1 droplets, not 2",
-        "tags": "there must be no more than 1 tags, not 2",
-        "": "there must be no more than 2 rules, not 3",
+        "droplet_ids": "must have no more than 1 droplets, not 2",
+        "tags": "must have no more than 1 tags, not 2",
+        "": "must have no more than 2 rules, not 3",
         "inbound_rules[1].sources.addresses": "2 entries; no more than 1 are allowed",
         "outbound_rules[0].destinations.addresses": "2 entries; no more than 1 are allowed",
     }

@@ -108,6 +108,8 @@ def test_the_environments_token_is_an_operators_and_no_other_is_made(tmp_path):
         (("database = oracle://somewhere",), "oracle"),
         (("database = sqlite:///fw.db", "max_rules = many"), "max_rules"),
         (("database = sqlite:///fw.db", "clsed = true"), "did you mean closed"),
+        (("database = sqlite:///fw.db", "tls_key = /no/such.key"), "tls_certificate is not: HTTPS needs both"),
+        (("database = sqlite:///fw.db", "tls_certificate = /no/such.crt", "tls_key = /x"), "cannot read /no/such.crt"),
     ],
 )
 def test_what_cannot_work_is_said_in_a_line_and_ends_the_program(tmp_path, lines, words):

@@ -229,6 +229,20 @@ def test_T043_an_address_of_two_droplets_stays_while_one_of_them_does(clean):
 
 
 @lab
+def test_an_external_peer_is_what_the_operator_says_now(clean):
+    mapping = "/v1/external-peers/4de7ac8b-495b-4884-9a69-1050c6793cd6"
+    rule = inbound("tcp", "80", load_balancer_uids=["4DE7AC8B-495B-4884-9A69-1050C6793CD6"])
+    protect(clean, inbound_rules=[rule], tags=["web"])
+    assert who(clean) == set()
+    clean.call("PUT", mapping, {"addresses": ["10.1.0.200/31"], "droplet_ids": [103]}, expect=201)
+    assert who(clean) == {"outside", "db"}
+    clean.call("PUT", mapping, {"droplet_ids": [102, 103]}, expect=200)
+    assert who(clean) == {"app", "db"}
+    clean.call("DELETE", mapping, expect=204)
+    assert who(clean) == set()
+
+
+@lab
 def test_T045_one_address_in_several_spellings_is_one_flow(clean):
     plain = ["10.1.0.202", "10.1.5.0/24", "fd00:1::202", "fd00:1::5:0/112"]
     spelled = [*plain, "10.1.0.202/32", "10.1.5.77/24", "10.1.5.0/24", "FD00:1:0::202/128", "fd00:1::5:9/112"]

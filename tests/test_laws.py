@@ -51,7 +51,7 @@ def wanted(desired: Desired[Key, Flow]) -> dict[Key, Flow | None]:
 
 
 def entities(policy: Policy) -> list[our.Entity]:
-    tables = ("hypervisors", "tags", "droplets", "ports", "firewalls", "port_rules")
+    tables = ("hypervisors", "tags", "droplets", "ports", "firewalls", "port_rules", "external_peers")
     return [entity for table in tables for entity in getattr(policy, table).values()]
 
 
@@ -203,11 +203,17 @@ def naive_indexes(policy: Policy) -> dict[str, dict[object, frozenset[object]]]:
                 note("naming_droplet", number, name)
             for tag in one.peer.tags:
                 note("naming_tag", tag_key(owner.account, tag), name)
+            for uid in one.peer.load_balancer_uids + one.peer.kubernetes_ids:
+                note("naming_external", (owner.account, uid.lower()), name)
+    for external in policy.external_peers.values():
+        for number in external.droplet_ids:
+            note("external_with", number, external.uid.lower())
     return {index: {key: frozenset(members) for key, members in by.items()} for index, by in found.items()}
 
 
 INDEXES = (
-    "ports_of", "ports_on", "tagged", "attached_to_droplet", "attached_to_tag", "naming_droplet", "naming_tag", "slots",
+    "ports_of", "ports_on", "tagged", "attached_to_droplet", "attached_to_tag", "naming_droplet", "naming_tag",
+    "naming_external", "external_with", "slots",
 )  # fmt: skip
 
 

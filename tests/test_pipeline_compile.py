@@ -51,6 +51,7 @@ from firewall_app.pipeline.unit import (
 )
 from firewall_app.policy.model import (
     Droplet,
+    ExternalPeer,
     Firewall,
     Hypervisor,
     Peer,
@@ -223,6 +224,25 @@ def test_a_firewall_that_names_many_sets_asks_a_bounded_number_and_means_what_it
     assert net.reached(FAR, tcp(FAR, DB, 5000, 1000)) == {OUTSIDE, DB}
     assert net.reached(OUTSIDE, replace(tcp(OUTSIDE, DB, 5000, 1098), src=network("192.0.2.9").value)) == {DB}
     assert max(len(encode_instructions(flow.actions)) for flow in net.fleet.members[HERE].switch.flows.values()) < 8192
+
+
+def test_external_peers_are_sets_as_tags_are_and_no_more_are_asked(net: Net) -> None:
+    """One rule of more uids than a firewall may ask sets: their addresses are the rule's own."""
+    uids = [f"uid-{n}" for n in range(MOST_SETS + 1)]
+    draft = net.policy.edit()
+    for n, uid in enumerate(uids):
+        draft.put(ExternalPeer(uid, addresses=(f"192.0.2.{n}",)))
+    peers = Peer(load_balancer_uids=tuple(uids[:1])), Peer(kubernetes_ids=tuple(uids))
+    rules = tuple(Rule(IN, TCP, PortRange(1000 + n, 1000 + 2 * n), peer, 100 + n) for n, peer in enumerate(peers))
+    draft.put(Firewall("f-db", "default", "db", rules, (), (2,)))
+    net.fleet.follow(draft.done())
+    policy, number = net.fleet.policy, draft.peek().firewalls["f-db"].number
+    found = units(policy, HERE, SITE.interfaces[HERE], Rulings())
+    shared = AddressSet(TAG_SET, policy.external_peers["uid-0"].number)
+    assert found["firewall", f"{number} inbound"].sets == (AddressSet(OWN_SET, 101), shared)
+    for host, port, passes in ((0, 1000, True), (0, 1001, True), (MOST_SETS, 1001, True), (MOST_SETS, 1000, False)):
+        frame = replace(tcp(OUTSIDE, DB, 5000, port), src=network(f"192.0.2.{host}").value)
+        assert net.reached(OUTSIDE, frame) == ({DB} if passes else set()), (host, port)
 
 
 def test_T050_an_address_that_joins_a_tag_is_one_flow_for_each_direction(net: Net) -> None:

@@ -13,6 +13,7 @@ from firewall_app.policy.decide import Packet, Verdict, decide
 from firewall_app.policy.model import (
     Direction,
     Droplet,
+    ExternalPeer,
     Firewall,
     Peer,
     Port,
@@ -136,6 +137,23 @@ def test_a_rule_may_name_droplets(peer: Peer) -> None:
     assert not allowed(now, enters(to=2))
     other = policy(Droplet(1, "umbrella", tags=("web",)), closed)
     assert not allowed(other, between()), "a droplet of another account"
+
+
+def test_a_rule_may_name_external_peers() -> None:
+    """By the mapping of its own account, in any case, whichever list names it; without one it names nobody."""
+    mapped = ExternalPeer("LB-1", addresses=("192.0.2.0/29",), droplet_ids=(1,))
+    for peer in (Peer(load_balancer_uids=("lb-1",)), Peer(kubernetes_ids=("Lb-1", "other"))):
+        closed = firewall(rule(IN, peer=peer), droplet=2)
+        now = policy(closed, mapped)
+        assert allowed(now, between())
+        assert allowed(now, enters(to=2))
+        assert not allowed(now, enters("192.0.2.8", to=2))
+        for nobody in (replace(mapped, account="umbrella"), replace(mapped, uid="lb-2"), ExternalPeer("lb-1")):
+            other = policy(closed, nobody)
+            assert not allowed(other, between())
+            assert not allowed(other, enters(to=2))
+    theirs = policy(Droplet(1, "umbrella"), closed, mapped)
+    assert not allowed(theirs, between()), "a droplet of another account"
 
 
 def test_both_ends_are_judged() -> None:

@@ -13,6 +13,7 @@ from firewall_app.policy.model import (
     Address,
     Direction,
     Droplet,
+    ExternalPeer,
     Firewall,
     Hypervisor,
     Network,
@@ -176,6 +177,18 @@ def test_ports_are_written_as_they_are_read(ports: PortRange) -> None:
     assert PortRange.parse(str(ports)) == ports
 
 
+def test_the_spelling_of_ports_is_kept_and_is_no_part_of_what_they_are() -> None:
+    spelled = PortRange.parse("443-443")
+    assert (str(spelled), spelled) == ("443-443", PortRange(443, 443))
+    assert hash(spelled) == hash(PortRange(443, 443))
+    one = replace(TCP_80, ports=PortRange.parse("80-80"))
+    assert one == TCP_80
+    assert one.same(TCP_80)
+    assert not replace(TCP_80, ports=PortRange.parse("0")).same(replace(TCP_80, ports=PortRange.parse("1-65535")))
+    with pytest.raises(ValueError, match="'443' does not mean 1-2"):
+        PortRange(1, 2, "443")
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -316,6 +329,19 @@ def test_tags_that_cannot_be_are_refused(name: str) -> None:
     Tag("default", "a" * 255)
     with pytest.raises(ValueError, match="tag"):
         Tag("default", name)
+
+
+@pytest.mark.parametrize("uid", ["", "a b", "ä", "a" * 65, "a\n", "a/b", '"'])
+def test_uids_that_cannot_be_are_refused(uid: str) -> None:
+    assert ExternalPeer("6B6e0e2e-55b5-4d0b-9d7e-0d5a4a3c0001").key == "6b6e0e2e-55b5-4d0b-9d7e-0d5a4a3c0001"
+    with pytest.raises(ValueError, match="uid"):
+        ExternalPeer(uid)
+
+
+def test_an_external_peer_is_checked_when_it_is_made() -> None:
+    assert ExternalPeer("lb", addresses=("10.0.0.7/8",)).networks == (network("10.0.0.0/8"),)
+    with pytest.raises(ValueError, match=r"'10\.0\.0' is not"):
+        ExternalPeer("lb", addresses=("10.0.0",))
 
 
 @pytest.mark.parametrize("name", ["", "a", ".a", "-a", "a b", "a_b", "ab\n"])

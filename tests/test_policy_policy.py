@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from firewall_app.policy.model import (
     Direction,
     Droplet,
+    ExternalPeer,
     Firewall,
     Hypervisor,
     Peer,
@@ -102,6 +103,10 @@ def test_a_change_of_slot_or_rule_id_alone_is_a_change() -> None:
     draft.put(port(slot=2))
     draft.put(Firewall("f", "default", "fw", (rule(Peer(), 2),)))
     assert len(draft.changes) == 2
+    respelled = base.edit()
+    respelled.put(Firewall("f", "default", "fw", (replace(rule(Peer(), 1), ports=PortRange.parse("80-80")),)))
+    assert len(respelled.changes) == 1
+    assert respelled.done() == base, "though it means the same"
     assert draft.done().slots == {2: frozenset({"p1"})}
 
 
@@ -118,7 +123,7 @@ def test_an_index_entry_goes_with_its_last_member() -> None:
 def test_entities_are_found_by_what_identifies_them() -> None:
     entities = {
         Hypervisor(DPID, "a"): DPID, Tag("acme", "Web"): ("acme", "web"), Droplet(7): 7, port(): "p1",
-        Firewall("f", "acme", "fw"): "f", PortRules("p1", "acme"): "p1",
+        Firewall("f", "acme", "fw"): "f", PortRules("p1", "acme"): "p1", ExternalPeer("LB-1"): "lb-1",
     }  # fmt: skip
     assert [key_of(entity) for entity in entities] == list(entities.values())
 
@@ -190,6 +195,11 @@ def test_a_rule_names_droplets_of_its_account() -> None:
     assert now.peer_droplets("default", rule(Peer(droplet_ids=(2, 3, 9), tags=("WEB",)))) == {1, 3}
     assert now.peer_droplets("umbrella", rule(Peer(droplet_ids=(2, 3), tags=("WEB",)))) == {2}
     assert now.peer_droplets("default", rule(Peer())) == frozenset()
+    draft = now.edit()
+    draft.put(ExternalPeer("K8s", droplet_ids=(1, 2, 9)))
+    one = rule(Peer(load_balancer_uids=("lb",), kubernetes_ids=("k8S",)))
+    assert draft.peek().peer_droplets("default", one) == {1}
+    assert draft.peek().peer_droplets("umbrella", one) == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -203,11 +213,18 @@ def test_a_rule_names_droplets_of_its_account() -> None:
         (Firewall("web", "default", "fw", droplet_ids=(1,)), {DPID}),
         (PortRules("p2", "default"), {OTHER}),
         (PortRules("gone", "default"), set()),
+        (ExternalPeer("LB"), {OTHER}),
+        (ExternalPeer("k8s"), {DPID}),
+        (ExternalPeer("lb", "umbrella"), set()),
+        (ExternalPeer("unnamed", addresses=("10.0.0.1",), droplet_ids=(1,)), set()),
+        (Droplet(4), {DPID}),
     ],
     ids=repr,
 )
 def test_whom_a_change_concerns(changed: our.Entity, expected: set[str]) -> None:
-    """Droplet 1 is here and lets droplet 2 in, by its tag; droplets 2 and 3 are on the other hypervisor."""
+    """Droplet 1 is here and lets droplet 2 in, by its tag, and 4, by an external peer; 2 and 3 are on the other
+    hypervisor, where a port names a load balancer."""
+    mapped = Peer(kubernetes_ids=("K8S",))
     now = policy(
         Droplet(1),
         Droplet(2, tags=("db",)),
@@ -215,7 +232,10 @@ def test_whom_a_change_concerns(changed: our.Entity, expected: set[str]) -> None
         port("p1", 1, DPID, 1),
         port("p2", 2, OTHER, 2),
         port("p3", 3, OTHER, 3),
-        Firewall("web", "default", "fw", (rule(Peer(tags=("DB",))),), droplet_ids=(1,)),
+        Firewall("web", "default", "fw", (rule(Peer(tags=("DB",))), rule(mapped)), droplet_ids=(1,)),
+        PortRules("p3", "default", (), (rule(Peer(load_balancer_uids=("lb",))),)),
+        Droplet(4),
+        ExternalPeer("K8s", droplet_ids=(4,)),
     )
     assert now.concerned(Change(changed, None)) == expected
     assert now.concerned(Change(None, changed)) == expected

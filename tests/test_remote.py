@@ -31,6 +31,9 @@ def furnished() -> World:
         {"protocol": "icmp", "ports": "0", "sources": {"droplet_ids": [102], "load_balancer_uids": ["lb"]}},
     ]
     out = [{"protocol": "udp", "ports": "53-54", "destinations": {"addresses": ["2001:db8::/32"]}}]
+    mapped = {"name": "front", "addresses": ["2001:DB8::9"], "droplet_ids": [103]}
+    world.good("PUT", "/v1/external-peers/LB", mapped)
+    world.good("PUT", "/v1/external-peers/theirs", {"account": "acme"})
     world.good("POST", "/v2/firewalls", {"name": "web", "tags": ["web"], "inbound_rules": rules})
     secret = {"name": "theirs", "droplet_ids": [201], "outbound_rules": out}
     world.good("POST", "/v2/firewalls?account=acme", secret)
@@ -43,7 +46,9 @@ def furnished() -> World:
 def meaning(policy: Policy) -> tuple[object, ...]:
     """All that a policy says, less what REST does not tell; a port by the interface that it is plugged into."""
     ports = {key: replace(one, interface=one.interface, slot=0) for key, one in policy.ports.items()}
-    tables = policy.hypervisors, policy.droplets, ports, policy.firewalls, policy.port_rules
+    tables = (
+        policy.hypervisors, policy.droplets, ports, policy.firewalls, policy.port_rules, policy.external_peers,
+    )  # fmt: skip
     return tuple(dict(table) for table in tables)
 
 

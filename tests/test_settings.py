@@ -47,3 +47,11 @@ def test_the_committed_page_is_what_the_code_prints():
     assert PAGE.read_text() == page(), "docs/options.md is stale: run `make docs`"
     for name in ("database", "uplinks", "audit_interval"):
         assert f"| `{name}` |" in page()
+
+
+@pytest.mark.parametrize(("given", "lacks"), [("tls_certificate", "tls_key"), ("tls_key", "tls_certificate")])
+def test_https_needs_both_files(tmp_path, given, lacks):
+    with pytest.raises(cfg.Error, match=f"{given} is set and {lacks} is not"):
+        read(conf(tmp_path, f"{given} = /etc/firewall/x"))
+    both = read(conf(tmp_path, f"{given} = /x", f"{lacks} = /y"))
+    assert {both.tls_certificate, both.tls_key} == {"/x", "/y"}

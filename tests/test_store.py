@@ -32,6 +32,7 @@ from firewall_app.policy.model import (
     Direction,
     Droplet,
     Entity,
+    ExternalPeer,
     Firewall,
     Hypervisor,
     Peer,
@@ -128,13 +129,14 @@ def one_of_each() -> tuple[Entity, ...]:
         firewall(1, 2),
         firewall(name="db", key="f2"),
         PortRules("p1", "default", *rules),
+        ExternalPeer("Lb-1", "default", "lb", ("2001:DB8::1", "10.0.0.1"), (2, 1, 2), NOW),
     )
 
 
 def assert_same(found: Policy, wanted: Policy) -> None:
     """Equal, also in what equality leaves out: rule ids, slots, moments."""
     assert found == wanted
-    for table in ("hypervisors", "tags", "droplets", "ports", "firewalls", "port_rules"):
+    for table in ("hypervisors", "tags", "droplets", "ports", "firewalls", "port_rules", "external_peers"):
         entities, others = getattr(found, table), getattr(wanted, table)
         assert {key: asdict(e) for key, e in entities.items()} == {key: asdict(e) for key, e in others.items()}
 
@@ -149,7 +151,7 @@ addresses = st.lists(st.sampled_from(["10.0.0.1", "10.1.2.3/8", "2001:DB8::/32",
 moments = st.none() | st.datetimes(
     datetime(1990, 1, 1), datetime(2100, 1, 1), timezones=st.sampled_from([UTC, timezone(timedelta(minutes=-210))])
 )
-ranges = st.sampled_from(["0", "1-65535", "1", "443", "8000-9000", "65535"]).map(PortRange.parse)
+ranges = st.sampled_from(["0", "1-65535", "1", "443", "443-443", "8000-9000", "65535"]).map(PortRange.parse)
 peers = st.builds(
     Peer,
     addresses=addresses.map(tuple),
@@ -158,7 +160,7 @@ peers = st.builds(
     load_balancer_uids=st.lists(texts, max_size=2).map(tuple),
     kubernetes_ids=st.lists(texts, max_size=2).map(tuple),
 )
-KINDS = ("hypervisor", "tag", "droplet", "port", "firewall", "port_rules", "drop", "trade")
+KINDS = ("hypervisor", "tag", "droplet", "port", "firewall", "port_rules", "external_peer", "drop", "trade")
 
 
 @st.composite
@@ -233,6 +235,9 @@ def step(draft: Draft, draw: st.DrawFn) -> None:
             inbound = draw(rule_lists(draft, found.inbound_rules if found else (), Direction.INBOUND))
             outbound = draw(rule_lists(draft, found.outbound_rules if found else (), Direction.OUTBOUND))
             draft.put(PortRules(owner, draw(accounts), inbound, outbound))
+        case "external_peer":
+            uid, ids = draw(st.sampled_from(["lb", "LB", "k8s"])), tuple(draw(st.lists(droplet_ids, max_size=3)))
+            draft.put(ExternalPeer(uid, draw(accounts), draw(texts), tuple(draw(addresses)), ids, draw(moments)))
         case "drop":
             tables = (
                 policy.hypervisors,
@@ -241,6 +246,7 @@ def step(draft: Draft, draw: st.DrawFn) -> None:
                 policy.ports,
                 policy.firewalls,
                 policy.port_rules,
+                policy.external_peers,
             )
             entities = [entity for table in tables for entity in table.values()]
             if entities:
@@ -454,7 +460,7 @@ def test_rule_sets_and_tags_of_a_database_of_before_are_given_numbers(url: str) 
 def test_a_newer_schema_is_refused(url: str) -> None:
     Store.open(url).close()
     raw(url, "UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(StoreError, match=r"schema version 9999, this program knows up to 0004.*restore a backup"):
+    with pytest.raises(StoreError, match=r"schema version 9999, this program knows up to 0005.*restore a backup"):
         Store.open(url)
 
 
@@ -471,12 +477,15 @@ def test_a_newer_schema_is_refused(url: str) -> None:
         ("UPDATE rules SET protocol = 'any' WHERE id = 2", "table rules, id 2: 'any'"),
         ("UPDATE rules SET peer = '{\"everyone\": []}' WHERE id = 2", "table rules, id 2: peer is"),
         ("UPDATE rules SET last_port = 0 WHERE id = 2", "table rules, id 2: 2-0 is not a range"),
-        ("UPDATE rules SET id = 9 WHERE id = 2", "table rules, id 9: the last id given out is 2"),
+        ("UPDATE rules SET ports = '2-3' WHERE id = 2", "table rules, id 2: '2-3' does not mean 2-2"),
+        ("UPDATE external_peers SET key = 'Lb'", "table external_peers, key Lb: key 'Lb' does not belong to uid 'Lb'"),
+        ("UPDATE rules SET id = 9 WHERE id = 2", "table rules, id 9: the last id given out is 3"),
         ("DELETE FROM counters WHERE name = 'rule'", "table counters, name rule"),
     ],
 )
 def test_a_corrupt_row_is_named_and_nothing_is_loaded(url: str, store: Store, statement: str, where: str) -> None:
-    put(store, Hypervisor(DPIDS[0], "h1"), Tag("default", "web"), Droplet(1), port(), firewall(1, 2))
+    other = ExternalPeer("Lb")
+    put(store, Hypervisor(DPIDS[0], "h1"), Tag("default", "web"), Droplet(1), port(), firewall(1, 2), other)
     raw(url, statement)
     with pytest.raises(StoreError) as caught:
         store.load()
@@ -527,6 +536,9 @@ def test_a_commit_writes_what_changed_and_no_more(store: Store) -> None:
     middle[20] = replace(middle[20], peer=Peer(tags=("web",)))
     edited = replace(without_first, inbound_rules=tuple(middle))
     assert written(edited, 52) == ["UPDATE counters", "UPDATE rules"]
+    middle[30] = replace(middle[30], ports=PortRange.parse("32-32"))
+    edited = replace(edited, inbound_rules=tuple(middle))
+    assert written(edited, 52) == ["UPDATE counters", "UPDATE rules"], "the same rule in another spelling"
     attached = replace(edited, droplet_ids=(1,))
     assert written(attached, 52) == ["UPDATE counters", "UPDATE firewalls"]
 

@@ -328,6 +328,21 @@ class Ports(Page):
     ports: list[Port]
 
 
+class ExternalPeer(Answer):
+    """Whom the uid of a load balancer or a Kubernetes cluster stands for."""
+
+    uid: Annotated[str, WithJsonSchema(shapes.EXTERNAL_UID)]
+    account: str
+    name: str
+    addresses: list[str]
+    droplet_ids: list[DropletId]
+    created_at: Moment | None
+
+
+class ExternalPeers(Page):
+    external_peers: list[ExternalPeer]
+
+
 class Zone(Answer):
     zone: int
     port: PortId

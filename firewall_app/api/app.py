@@ -24,7 +24,7 @@ from ..service.access import Access, Caller, Role
 from ..service.core import Core
 from ..service.deed import Deed
 from ..settings import Settings
-from . import admin, cors, documentation, errors, explain, openapi, preconditions, schemas, v1, v2
+from . import admin, cors, documentation, errors, explain, external, openapi, preconditions, schemas, v1, v2
 from .errors import BadBody, BadRequest, Forbidden, HttpError, NotJson, TooLarge, TooSlow, Unauthenticated
 from .limits import FailedAttempts, RateLimits
 from .metrics import Metrics
@@ -40,7 +40,7 @@ LONG_BODY = 32 << 10  # bytes
 LONGEST_PATH = LONGEST_PROBLEM = 4096  # characters that the audit log keeps
 BYTES_FOR_A_VALUE = 10  # an address in quotes is longer; shorter values are numbers in the hundred thousands
 
-ROUTES = (*v1.ROUTES, *admin.ROUTES, *explain.ROUTES, *v2.ROUTES)
+ROUTES = (*v1.ROUTES, *admin.ROUTES, *external.ROUTES, *explain.ROUTES, *v2.ROUTES)
 
 Environ = dict[str, Any]
 Wsgi = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]

@@ -95,6 +95,14 @@ STOCK: dict[type[Exception], str] = {
     Unauthenticated: "Unable to authenticate you.",
     Forbidden: "You are not authorized to perform this operation.",
 }
+# Of one fault in a body, how the public API tells of it: the text alone, and the place in `errors`.
+KNOWN_FAULTS = (
+    "You must specify a positive value for ports.",
+    "you must specify a valid range for ports",
+    "You specified an invalid type for one of the sources.",
+    "You specified an invalid type for one of the destinations.",
+    "invalid address",
+)
 STOCK_NOT_FOUND = "The resource you requested could not be found."
 
 
@@ -108,6 +116,8 @@ def body(error: Exception, request_id: str, compatible: bool, deletes: bool) -> 
     code, slug = status(error)
     faults = error.faults if isinstance(error, Invalid) else (Fault("", _reason(error, code)),)
     message = STOCK.get(type(error)) or sentence(faults)
+    if compatible and len(faults) == 1 and faults[0].problem.startswith(KNOWN_FAULTS):
+        message = faults[0].problem
     if code == 404 and compatible:
         # terraform takes "404 Not Found" in the text of a failed DELETE for "it is gone already".
         message = f"Not Found. {STOCK_NOT_FOUND}" if deletes else STOCK_NOT_FOUND

@@ -44,7 +44,7 @@ HEADERS: Json = {
         "description": "With `Prefer: wait`: how the change stands on the switches.",
         "schema": {"type": "string", "enum": ["waiting", "succeeded", "failed"]},
     },
-    "Warning": {"description": "Something was kept that means nothing (RFC 7234).", "schema": {"type": "string"}},
+    "Warning": {"description": "Something was kept that matches nobody (RFC 7234).", "schema": {"type": "string"}},
     "Idempotent-Replayed": {
         "description": "It had been done already; this is what it made.",
         "schema": {"type": "string", "const": "true"},

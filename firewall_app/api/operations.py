@@ -60,6 +60,7 @@ PATH: Mapping[str, Schema] = {
     "dpid": {"schema": shapes.DPID},
     "port_id": {"schema": shapes.PORT_ID},
     "name": {"schema": shapes.TAG},
+    "uid": {"schema": shapes.EXTERNAL_UID},
     "token_id": {"schema": shapes.TOKEN_ID},
 }
 
@@ -71,6 +72,7 @@ TAGS: Mapping[str, tuple[str, str]] = {
     "/v1/hypervisors": ("Operator: hypervisors", "Open vSwitch bridges that connect to this controller."),
     "/v1/droplets": ("Operator: droplets", "Virtual machines of all accounts."),
     "/v1/ports": ("Operator: ports", "Switch ports of droplets, and the rules of one port alone."),
+    "/v1/external-peers": ("Operator: external peers", "What uids of load balancers and clusters stand for."),
     "/v1/explain": ("Operator: explain", "Why a packet passes or not."),
     "/v1/tokens": ("Operator: tokens", "Who may do what."),
     "/v1/audit": ("Operator: audit log", "Who asked for what, and what came of it."),
@@ -288,14 +290,33 @@ OPERATIONS: Mapping[str, Operation] = {
         answers.PortRules,
         "A port with a set of its own, even an empty one, is behind a firewall.",
         example=_RULES,
+        headers=("Warning",),
     ),
-    "POST /v1/ports/{port_id}/rules": Operation("v1_ports_rules_add", "Add rules to a port", example=_RULES),
+    "POST /v1/ports/{port_id}/rules": Operation(
+        "v1_ports_rules_add", "Add rules to a port", example=_RULES, headers=("Warning",)
+    ),
     "DELETE /v1/ports/{port_id}/rules": Operation(
         "v1_ports_rules_delete",
         "Remove rules from a port",
         description="Without a body the whole set is taken away.",
         example=_RULES,
         headers=(_UNMATCHED,),
+    ),
+    "GET /v1/external-peers": Operation(
+        "v1_external_peers_list", "List external peers", answers.ExternalPeers, query=(*_PAGED, _ACCOUNT)
+    ),
+    "GET /v1/external-peers/{uid}": Operation("v1_external_peers_get", "Show an external peer", answers.ExternalPeer),
+    "PUT /v1/external-peers/{uid}": Operation(
+        "v1_external_peers_put",
+        "Say whom a uid stands for",
+        answers.ExternalPeer,
+        "Rules of the account that name the uid mean these addresses and droplets.",
+        example={"name": "lb-1", "addresses": ["203.0.113.80"], "droplet_ids": [101]},
+        errors=(409,),
+        gives={"uid": "$response.body#/uid"},
+    ),
+    "DELETE /v1/external-peers/{uid}": Operation(
+        "v1_external_peers_delete", "Forget an external peer", description="Its uid stands for nobody from now on."
     ),
     "POST /v1/explain": Operation(
         "v1_explain",

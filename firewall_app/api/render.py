@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 
 import netaddr
 
-from ..pipeline.compile import peer_networks, rule_units
+from ..pipeline.compile import peer_networks, rule_units, shared_peers
 from ..pipeline.flow import Flow, texts
 from ..pipeline.tables import Kind, cookie_parts
 from ..pipeline.unit import Flood, PortGuards, RuleFlows, SetMembers, SystemRule
-from ..policy.model import Direction, Droplet, Firewall, Port, PortRules, Rule, Tag, network, tag_key
+from ..policy.model import Direction, Droplet, Firewall, Port, PortRules, Rule, Tag, network
 from ..policy.policy import Policy
 from ..progress import SwitchReport
 from ..service import describe
@@ -259,12 +259,11 @@ def of_port(policy: Policy, port: Port, stats: Iterable[FlowStats]) -> list[Flow
     """The flows that serve a port: made for it, or for rules that apply to it."""
     sets = policy.rule_sets_of(port)
     rules = [(owner, value) for owner in sets for value in owner.rules]
-    tags = {tag_key(owner.account, name) for owner, value in rules for name in value.peer.tags}
     numbers = {
         **{kind: {port.slot} for kind in (Kind.PORT, Kind.DROP, Kind.SYSTEM)},
         Kind.FIREWALL: {owner.number for owner in sets},
         Kind.RULE: {value.id for _, value in rules},
-        Kind.TAG: {policy.tags[key].number for key in tags if key in policy.tags},
+        Kind.TAG: {one.number for owner, value in rules for one in shared_peers(policy, owner.account, value)},
     }
 
     def serves(entry: FlowStats) -> bool:

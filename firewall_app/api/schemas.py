@@ -29,19 +29,7 @@ from pydantic_core import CoreSchema, ErrorDetails
 from typing_extensions import TypeAliasType
 
 from ..policy.errors import Fault, Invalid
-from ..policy.model import (
-    Direction,
-    Droplet,
-    Firewall,
-    Peer,
-    Port,
-    PortRange,
-    Protocol,
-    Rule,
-    Tag,
-    network,
-    tag_key,
-)
+from ..policy.model import Direction, Droplet, Firewall, Peer, Port, PortRange, Protocol, Rule, Tag, network
 from ..service.firewalls import FirewallSpec
 from . import shapes
 from .shapes import LONGEST_INTERFACE, LONGEST_NAME
@@ -61,6 +49,8 @@ def _droplet_id(value: object) -> int:
 
 
 def _address(text: str) -> str:
+    if not text.strip():
+        raise ValueError("invalid address")
     try:
         network(text)
     except ValueError as error:
@@ -296,8 +286,8 @@ class FirewallBody(RulesBody):
             self.name,
             self.inbound(),
             self.outbound(),
-            tuple(dict.fromkeys(self.droplet_ids or ())),
-            _each_once(self.tags or ()),
+            tuple(self.droplet_ids or ()),
+            tuple(self.tags or ()),
         )
 
 
@@ -354,6 +344,17 @@ class DropletBody(Body):
     created_at: ReadOnly
 
 
+class ExternalPeerBody(Body):
+    """Whom a uid of a load balancer or a Kubernetes cluster stands for."""
+
+    account: Account | None = None
+    name: Name | None = None
+    addresses: list[AddressText] | None = None
+    droplet_ids: list[DropletId] | None = None
+    uid: ReadOnly
+    created_at: ReadOnly
+
+
 class PortBody(Body):
     """`interface` or `number` says which switch port it is; of both, an answer's, one was read from the switch."""
 
@@ -381,11 +382,6 @@ class TokenBody(Body):
     role: Literal["operator", "tenant", "viewer"]
     account: Account | None = None
     note: Name | None = None
-
-
-def _each_once(names: Sequence[str]) -> tuple[str, ...]:
-    """Tags in their first spelling; two spellings that differ in case are one tag."""
-    return tuple({tag_key("", name): name for name in reversed(names)}.values())[::-1]
 
 
 # --------------------------------------------------------------------------------------------- parsing

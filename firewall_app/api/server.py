@@ -1,22 +1,16 @@
-"""The HTTP listener: eventlet's WSGI server, and the limits that it lacks.
+"""The HTTP listener: eventlet's WSGI server, with TLS when there is a certificate, and never too full for a new client.
 
-A client has `http_timeout` seconds for a whole request head, as many for the body, and as many to take the answer,
-however it spreads its bytes; an open connection without a request is closed after the same time.  Requests are not
-logged here.  The only file of api/ that knows eventlet.
+Requests are not logged here.  What happens on a connection is in connection.py; no other file of api/ knows eventlet.
 """
 
 from __future__ import annotations
 
 import errno
 import itertools
-import json
 import logging
 import os
 import socket
 import stat
-import time
-import uuid
-from http import HTTPStatus
 from typing import Any
 
 import eventlet
@@ -24,12 +18,12 @@ from eventlet import wsgi
 
 from ..settings import Settings
 from .app import Wsgi
+from .connection import Connections, Room
+from .tls import Certificate
 
 LOG = logging.getLogger(__name__)
 
 BACKLOG = 1024
-LONGEST_LINE = 8192  # of a chunk's size or a trailer
-MOST_DISCARDED = 16 << 20  # bytes of a refused body that are read for nothing, so that the client reads our answer
 STOP_PATIENCE: float = 5  # seconds that requests have to end when the server stops
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED})
 
@@ -61,15 +55,21 @@ class Server:
 
 
 def serve(application: Wsgi, host: str, port: int, settings: Settings) -> Server:
-    """Listens on an address, or on a Unix socket when `host` is a path.  Port 0: any.  Raises OSError."""
+    """Listens on an address, or on a Unix socket when `host` is a path.  Port 0: any.
+
+    Raises OSError, or CertificateError.
+    """
+    certificate = Certificate(settings.tls_certificate, settings.tls_key) if settings.tls_certificate else None
+    connections = Connections(certificate)
     listener = _listen(host, port)
     pool = eventlet.GreenPool(settings.max_connections)
     thread = eventlet.spawn(
         wsgi.server,
-        _Listener(listener),
+        _Listener(listener, pool, connections.room),
         application,
+        environ={"wsgi.url_scheme": "https", "HTTPS": "on"} if certificate else None,
         custom_pool=pool,
-        protocol=_Protocol,
+        protocol=connections,
         keepalive=settings.http_timeout,
         socket_timeout=settings.http_timeout,
         log=LOG,
@@ -108,10 +108,12 @@ def _clear(path: str) -> None:
 
 
 class _Listener:
-    """A listening socket that outlives a lack of file descriptors."""
+    """A listening socket that outlives a lack of file descriptors, and makes room for whom it accepts."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, pool: eventlet.GreenPool, room: Room) -> None:
         self._listener = listener
+        self._pool = pool
+        self._room = room
         self._count = itertools.count(1)
 
     def accept(self) -> tuple[socket.socket, Any]:
@@ -124,129 +126,11 @@ class _Listener:
                 LOG.error("cannot accept HTTP connections: %s", error)
                 eventlet.sleep(0.1)
                 continue
+            while self._pool.free() <= 0:
+                self._room.give_way()
+                eventlet.sleep(0.01)
             # Clients of a Unix socket have no names, and the server tells its connections apart by name.
             return client, address or ("unix", next(self._count))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._listener, name)
-
-
-class _Deadline:
-    """Fails what runs inside it once a moment has passed."""
-
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
-
-    def run(self, work: Any, *args: Any) -> Any:
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the client is too slow")
-        with eventlet.Timeout(left, TimeoutError("the client is too slow")):
-            return work(*args)
-
-
-class _Lines:
-    """A request's byte stream whose lines have an end."""
-
-    def __init__(self, stream: Any) -> None:
-        self.read = stream.read
-        self._stream = stream
-
-    def readline(self, size: int = LONGEST_LINE) -> bytes:
-        line: bytes = self._stream.readline(min(size, LONGEST_LINE) if size >= 0 else LONGEST_LINE)
-        if len(line) >= LONGEST_LINE:
-            raise ValueError("a line of the body is too long")
-        return line
-
-
-class _Input(wsgi.Input):
-    """A request's body, under a deadline that begins with its first byte asked for."""
-
-    _deadline: _Deadline | None = None
-    seconds: float = 0
-
-    def read(self, length: int | None = None) -> bytes:
-        if self._deadline is None:
-            self._deadline = _Deadline(self.seconds)
-        data: bytes = self._deadline.run(super().read, length)
-        return data
-
-    def discard(self, buffer_size: int = 16 << 10) -> None:
-        left = MOST_DISCARDED
-        while left > 0:
-            data = self.read(buffer_size)
-            if not data:
-                return
-            left -= len(data)
-        raise OSError("the rest of the body is too long to wait for")
-
-
-class _Answer:
-    """The way to the client, under a deadline for each answer."""
-
-    def __init__(self, stream: Any, seconds: float) -> None:
-        self._stream = stream
-        self._seconds = seconds
-
-    def writelines(self, lines: Any) -> None:
-        _Deadline(self._seconds).run(self._stream.writelines, lines)
-
-    def flush(self) -> None:
-        _Deadline(self._seconds).run(self._stream.flush)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-class _Protocol(wsgi.HttpProtocol):
-    """One connection."""
-
-    wfile: Any
-
-    def setup(self) -> None:
-        super().setup()
-        self.wfile = _Answer(self.wfile, self.server.socket_timeout)
-
-    def _read_request_line(self) -> Any:
-        return _Deadline(self.server.socket_timeout).run(super()._read_request_line)
-
-    def parse_request(self) -> bool:
-        good: bool = _Deadline(self.server.socket_timeout).run(super().parse_request)
-        if good and self.headers.get("transfer-encoding", "chunked").lower() != "chunked":
-            # Read as having no body, such a request would hide a second one in it.
-            self.send_error(501, "only chunked is understood as a Transfer-Encoding")
-            return False
-        return good
-
-    def get_environ(self) -> dict[str, Any]:
-        environ: dict[str, Any] = super().get_environ()
-        environ["CONTENT_TYPE"] = self.headers.get("content-type", "")  # eventlet says text/plain for none
-        made = environ["wsgi.input"]
-        body = _Input(
-            _Lines(self.rfile), made.content_length, self.connection, made.wfile, made.wfile_line, made.chunked_input
-        )
-        body.seconds = self.server.socket_timeout
-        environ["wsgi.input"] = environ["eventlet.input"] = body
-        return environ
-
-    def handle_one_response(self) -> None:
-        super().handle_one_response()
-        body = self.environ["eventlet.input"]
-        if self.close_connection and not body.should_send_hundred_continue:
-            # Closing while the client still sends would reset the connection, and our answer with it.
-            try:
-                self.connection.shutdown(socket.SHUT_WR)
-                body.discard()
-            except (OSError, ValueError):
-                pass
-
-    def send_error(self, code: int, message: str | None = None, *_: str) -> None:
-        """What is no HTTP is answered in the shape of all our errors, too."""
-        self.close_connection = True
-        fault = {"id": "bad_request", "message": message or "bad request", "request_id": str(uuid.uuid4())}
-        body = json.dumps(fault).encode() + b"\n"
-        head = (
-            f"HTTP/1.1 {int(code)} {HTTPStatus(code).phrase}\r\nContent-Type: application/json\r\nConnection: close\r\n"
-        )
-        self.wfile.writelines([head.encode(), f"Content-Length: {len(body)}\r\n\r\n".encode(), body])
-        self.wfile.flush()

@@ -78,6 +78,7 @@ DROPLET_ID = {
     ],
     "examples": [101],
 }
+EXTERNAL_UID = _text("^[A-Za-z0-9._:-]{1,64}$", examples=["4de7ac8b-495b-4884-9a69-1050c6793cd6"])
 FIREWALL_NAME = _text("^[a-zA-Z0-9][a-zA-Z0-9.-]+$", maxLength=LONGEST_NAME, examples=["web-fw"])
 HOST = _text(_whole(_IPV4, _IPV6), description="An IPv4 or IPv6 address.", examples=["203.0.113.1"])
 INTERFACE = _text(PRINTABLE, minLength=1, maxLength=LONGEST_INTERFACE, examples=["tap3"])

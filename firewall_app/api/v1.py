@@ -14,6 +14,7 @@ from ..service import describe, droplets, hypervisors
 from ..service.describe import Json
 from ..service.hypervisors import HypervisorView
 from . import render, schemas
+from .external import warn_unmapped
 from .paging import page
 from .routes import Call, Route, about
 from .v2 import number, say_unmatched
@@ -169,13 +170,16 @@ def get_port_rules(call: Call, port_id: str) -> object:
 
 def put_port_rules(call: Call, port_id: str) -> object:
     body: schemas.PortRulesBody = call.body
-    call.settle(hypervisors.replace_rules(call.core, port_id, body.inbound(), body.outbound()))
+    written = call.settle(hypervisors.replace_rules(call.core, port_id, body.inbound(), body.outbound()))
+    warn_unmapped(call, written.account, written.rules)
     return get_port_rules(call, port_id)
 
 
 def add_port_rules(call: Call, port_id: str) -> None:
     body: schemas.PortRulesBody = call.body
-    call.settle(hypervisors.add_rules(call.core, port_id, body.inbound(), body.outbound()))
+    inbound, outbound = body.inbound(), body.outbound()
+    written = call.settle(hypervisors.add_rules(call.core, port_id, inbound, outbound))
+    warn_unmapped(call, written.account, inbound + outbound)
 
 
 def delete_port_rules(call: Call, port_id: str) -> None:

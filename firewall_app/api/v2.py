@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterable
 
 from ..policy.errors import Invalid, NotFound
-from ..policy.model import Droplet, Firewall, Rule, Tag
+from ..policy.model import Droplet, Firewall, Tag
 from ..policy.policy import LAST_SLOT, Policy
 from ..service import droplets, firewalls
 from ..service.describe import Json
 from . import render, schemas
+from .external import warn_unmapped
 from .paging import page
 from .routes import Call, Route, about
 
@@ -35,7 +35,7 @@ def create_firewall(call: Call) -> object:
     call.tag(written.value)
     if call.deed.made_before is not None:
         call.headers["Idempotent-Replayed"] = "true"
-    _warn(call, written.value.rules)
+    warn_unmapped(call, call.account, written.value.rules)
     return {"firewall": _firewall(call, call.settle(written))}
 
 
@@ -46,7 +46,7 @@ def get_firewall(call: Call, firewall_id: str) -> object:
 def update_firewall(call: Call, firewall_id: str) -> object:
     body: schemas.FirewallBody = call.body
     written = firewalls.update(call.core, call.account, firewall_id, body.spec())
-    _warn(call, written.value.rules)
+    warn_unmapped(call, call.account, written.value.rules)
     return {"firewall": _firewall(call, call.settle(written))}
 
 
@@ -78,7 +78,7 @@ def add_rules(call: Call, firewall_id: str) -> None:
     body: schemas.RulesBody = call.body
     inbound, outbound = body.inbound(), body.outbound()
     call.settle(firewalls.add_rules(call.core, call.account, firewall_id, inbound, outbound))
-    _warn(call, inbound + outbound)
+    warn_unmapped(call, call.account, inbound + outbound)
 
 
 def delete_rules(call: Call, firewall_id: str) -> None:
@@ -94,11 +94,6 @@ def list_firewalls_of_droplet(call: Call, droplet_id: str) -> object:
 
 def _firewall(call: Call, firewall: Firewall) -> Json:
     return render.firewall(firewalls.view(call.core, firewall))
-
-
-def _warn(call: Call, rules: Iterable[Rule]) -> None:
-    if any(rule.peer.load_balancer_uids or rule.peer.kubernetes_ids for rule in rules):
-        call.headers["Warning"] = '299 - "load_balancer_uids and kubernetes_ids are kept but match nobody"'
 
 
 def say_unmatched(call: Call, unmatched: int, owner: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from ..policy.model import Direction, Firewall, Network, Port, PortRules, Rule, TagKey, tag_key
+from ..policy.model import Direction, ExternalPeer, Firewall, Network, Peer, Port, PortRules, Rule, Tag, tag_key
 from ..policy.policy import Policy
 from .tables import OWN_SET, TAG_SET
 from .unit import (
@@ -31,6 +31,9 @@ from .unit_rule import DIRECTIONS
 MOST_SETS = 64
 # The firewalls that one port asks.  No more are accepted (service/core.py); were there more, they would not count.
 MOST_FIREWALLS = 1000
+
+
+Shared = Tag | ExternalPeer  # what rules name and switches know as one set of addresses, whoever names it
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,12 @@ def _add_rules(found: dict[UnitKey, Unit], policy: Policy, rule_set: Firewall | 
                 found["own set", str(flows.rule_id)] = own_set
             plain |= bool(flows.networks)
             asked |= dict.fromkeys(members for members, _ in flows.sets)
-        for key in {key for rule in rule_set.in_direction(direction) for key in _tags(policy, rule_set, rule)}:
-            members = AddressSet(TAG_SET, policy.tags[key].number)
+        rules = rule_set.in_direction(direction)
+        for shared in {one for rule in rules for one in shared_peers(policy, rule_set.account, rule)}:
+            members = AddressSet(TAG_SET, shared.number)
             name = "tag", f"{members.number} {direction.value}"
             if members in asked and name not in found:  # of all rules that name it, once
-                found[name] = SetMembers(members, direction, tag_networks(policy, key))
+                found[name] = SetMembers(members, direction, shared_networks(policy, shared))
         if plain or asked:
             found["firewall", f"{rule_set.number} {direction.value}"] = FirewallSets(
                 rule_set.number, direction, plain, tuple(sorted(asked))
@@ -108,15 +112,15 @@ def rule_units(
 ) -> dict[int, tuple[RuleFlows, SetMembers | None]]:
     """What each rule of a direction comes to, by its id: its flows, and the set of its own addresses if it has one.
 
-    A firewall asks no more than MOST_SETS sets, as long as it has no more rules than that: where the tags that a rule
-    names do not leave one for each rule to come, their members go into the rule's own set.
+    A firewall asks no more than MOST_SETS sets, as long as it has no more rules than that: where the shared sets that
+    a rule names do not leave one for each rule to come, their members go into the rule's own set.
     """
     rules = sorted(rule_set.in_direction(direction), key=lambda rule: rule.id)
     asked: set[AddressSet] = set()
     found: dict[int, tuple[RuleFlows, SetMembers | None]] = {}
     for place, rule in enumerate(rules):
-        own, keys = own_networks(policy, rule_set.account, rule), _tags(policy, rule_set, rule)
-        sets: dict[AddressSet, tuple[int, ...]] = {AddressSet(TAG_SET, policy.tags[key].number): (4, 6) for key in keys}
+        own, shared = own_networks(policy, rule_set.account, rule), shared_peers(policy, rule_set.account, rule)
+        sets: dict[AddressSet, tuple[int, ...]] = {AddressSet(TAG_SET, one.number): (4, 6) for one in shared}
         to_come = len(rules) - place - 1
         needs_own = not is_plain(own, rule.protocol, rule.ports)
         if sets and len(asked | sets.keys()) + needs_own + to_come > MOST_SETS:
@@ -133,29 +137,34 @@ def rule_units(
     return found
 
 
-def _tags(policy: Policy, rule_set: Firewall | PortRules, rule: Rule) -> list[TagKey]:
-    """The tags that a rule's peer names, each once."""
-    keys = dict.fromkeys(tag_key(rule_set.account, name) for name in rule.peer.tags)
-    return [key for key in keys if key in policy.tags]
+def shared_peers(policy: Policy, account: str, rule: Rule) -> list[Shared]:
+    """The tags and the mapped external peers that a rule names, each once."""
+    keys = dict.fromkeys(tag_key(account, name) for name in rule.peer.tags)
+    return [*(policy.tags[key] for key in keys if key in policy.tags), *policy.external_peers_of(account, rule)]
 
 
 def own_networks(policy: Policy, account: str, rule: Rule) -> tuple[Network, ...]:
     """The addresses that a rule spells out: as written, and those of the droplets that it names one by one."""
-    named = (policy.droplets.get(i) for i in rule.peer.droplet_ids)
+    return _spelled_out(policy, account, rule.peer)
+
+
+def shared_networks(policy: Policy, shared: Shared) -> tuple[Network, ...]:
+    """The addresses of the droplets that carry a tag now, or those that an external peer stands for."""
+    if isinstance(shared, Tag):
+        return tuple(sorted(_networks_of(policy, policy.tagged.get(shared.key, ()))))
+    return _spelled_out(policy, shared.account, shared)
+
+
+def _spelled_out(policy: Policy, account: str, peer: Peer | ExternalPeer) -> tuple[Network, ...]:
+    named = (policy.droplets.get(i) for i in peer.droplet_ids)
     ids = (droplet.id for droplet in named if droplet is not None and droplet.account == account)
-    return tuple(sorted({*rule.peer.networks, *_networks_of(policy, ids)}))
-
-
-def tag_networks(policy: Policy, key: TagKey) -> tuple[Network, ...]:
-    """The addresses of the droplets that carry a tag now."""
-    return tuple(sorted(_networks_of(policy, policy.tagged.get(key, ()))))
+    return tuple(sorted({*peer.networks, *_networks_of(policy, ids)}))
 
 
 def peer_networks(policy: Policy, account: str, rule: Rule) -> tuple[Network, ...]:
     """All addresses that a rule's peer stands for now."""
-    found = set(own_networks(policy, account, rule))
-    for name in rule.peer.tags:
-        found.update(tag_networks(policy, tag_key(account, name)))
+    found = {*rule.peer.networks, *_networks_of(policy, policy.peer_droplets(account, rule))}
+    found.update(*(one.networks for one in policy.external_peers_of(account, rule)))
     return tuple(sorted(found))
 
 

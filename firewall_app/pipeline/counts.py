@@ -18,11 +18,18 @@ from ..policy.model import (
     PortRules,
     Protocol,
     Rule,
-    TagKey,
-    tag_key,
 )
 from ..policy.policy import Policy
-from .compile import Rulings, own_networks, peer_networks, ports_here, tag_networks, uplinks_here
+from .compile import (
+    Rulings,
+    Shared,
+    own_networks,
+    peer_networks,
+    ports_here,
+    shared_networks,
+    shared_peers,
+    uplinks_here,
+)
 from .unit_port import LINK_LOCAL
 
 # --------------------------------------------------------------------------------------------- the formula
@@ -74,9 +81,9 @@ FIREWALL = Part(
 PLAIN = Part("address × mask of a rule of few", (("c3r", 1),), "*few*: a·m ≤ 8, or a·m ≤ a + m·v", True)
 MEMBER = Part("address of a rule of many", (("c3p", 1),), "the rule's own set", True)
 OWN_SET = Part("mask × IP version of a rule of many", (("c3r", 1),), "what the rule allows to its own set", True)
-TAGGED = Part("mask of a rule × tag that it names", (("c3r", 2),), "IPv4, IPv6", True)
+TAGGED = Part("mask of a rule × tag or external peer that it names", (("c3r", 2),), "IPv4, IPv6", True)
 TAG_MEMBER = Part(
-    "address × tag that it has × direction in which rules name it", (("c3p", 1),),
+    "address × tag or external peer that has it × direction in which rules name that", (("c3p", 1),),
     "shared by all rules, firewalls and ports", True,
 )  # fmt: skip
 
@@ -106,19 +113,19 @@ def parts(policy: Policy, dpid: str, interfaces: Mapping[int, str], rulings: Rul
         found[JUDGED] += 1
         for direction in Direction:
             found[RULED if any(s.in_direction(direction) for s in sets) else RULELESS] += 1
-    named: set[tuple[TagKey, Direction]] = set()
+    named: set[tuple[Shared, Direction]] = set()
     for rule_set, _ in _in_force(policy, here):
         for direction in Direction:
             rules = [_Cost.of(policy, rule_set, rule) for rule in rule_set.in_direction(direction)]
-            found[FIREWALL] += any(rule.own or rule.tags for rule in rules)
+            found[FIREWALL] += any(rule.own or rule.shared for rule in rules)
             for rule in rules:
                 few = rule.own * rule.masks <= max(8, rule.own + rule.masks * rule.versions)
                 found[PLAIN] += rule.own * rule.masks if few else 0
                 found[MEMBER] += 0 if few else rule.own
                 found[OWN_SET] += 0 if few else rule.masks * rule.versions
-                found[TAGGED] += rule.masks * len(rule.tags)
-                named |= {(key, direction) for key in rule.tags}
-    found[TAG_MEMBER] = sum(len(tag_networks(policy, key)) for key, _ in named)
+                found[TAGGED] += rule.masks * len(rule.shared)
+                named |= {(shared, direction) for shared in rule.shared}
+    found[TAG_MEMBER] = sum(len(shared_networks(policy, shared)) for shared, _ in named)
     return +found
 
 
@@ -129,13 +136,13 @@ class _Cost:
     own: int  # addresses that it spells out: a
     versions: int  # of these: v
     masks: int  # m
-    tags: frozenset[TagKey]
+    shared: frozenset[Shared]
 
     @classmethod
     def of(cls, policy: Policy, rule_set: Firewall | PortRules, rule: Rule) -> _Cost:
         own = own_networks(policy, rule_set.account, rule)
-        tags = {tag_key(rule_set.account, name) for name in rule.peer.tags}
-        return cls(len(own), len({net.version for net in own}), _masks(rule), frozenset(tags & policy.tags.keys()))
+        shared = frozenset(shared_peers(policy, rule_set.account, rule))
+        return cls(len(own), len({net.version for net in own}), _masks(rule), shared)
 
 
 def _masks(rule: Rule) -> int:

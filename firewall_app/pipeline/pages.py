@@ -106,7 +106,7 @@ Bits 63 to 48 are `{MAGIC:#x}` in every flow of ours; only such flows are ever r
         (Kind.PORT, "a droplet port; low bits: its slot"),
         (Kind.RULE, "a rule; low bits: the rule's id"),
         (Kind.FIREWALL, "what a firewall asks; low bits: its number"),
-        (Kind.TAG, "an address of a droplet with a tag; low bits: the tag's number"),
+        (Kind.TAG, "an address of a droplet with a tag, or of an external peer; low bits: the number of either"),
         (
             Kind.PICKUP,
             "lets a droplet go on in the middle of TCP connections, `pickup_grace` seconds; low bits: its slot",

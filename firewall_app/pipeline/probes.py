@@ -284,6 +284,7 @@ def rule_text(rule: Rule) -> str:
     """A rule in one line, its peers in short."""
     peer = rule.peer
     names = [*peer.addresses, *(f"droplet {i}" for i in peer.droplet_ids), *(f"tag {tag}" for tag in peer.tags)]
+    names += peer.external_uids
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "nobody"
     ports = "" if rule.protocol is Protocol.ICMP else " all ports" if rule.ports.is_every else f" {rule.ports}"
     side = "from" if rule.direction is Direction.INBOUND else "to"

@@ -81,7 +81,7 @@ class Kind(IntEnum):
     PORT = 2  # a droplet port: guards and delivery; low bits: slot
     RULE = 3  # a rule; low bits: rule id
     FIREWALL = 4  # a firewall, or the rules of one port; low bits: its number
-    TAG = 5  # the address of a droplet with a tag; low bits: the tag's number
+    TAG = 5  # an address of a tag or an external peer; low bits: the number of either
     SYSTEM = 6  # what always passes a droplet port (ARP, ND, DHCP); low bits: slot
     PICKUP = 7  # lets a droplet go on in the middle of TCP connections for some seconds; low bits: slot
     DROP = 8  # a drop that is counted for one port; low bits: slot

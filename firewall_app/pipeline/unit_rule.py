@@ -2,8 +2,8 @@
 
 Cost.  A policy comes to the sum of its parts: a flow for each port and direction, each address of a set, each service
 of a rule; not one for each combination.  A rule of few addresses needs no set of its own: it is expanded into one flow
-for each address and port mask, when that is fewer.  An address that joins or leaves a tag is one flow for the direction
-in which it is a source and one for that in which it is a destination.
+for each address and port mask, when that is fewer.  An address that joins or leaves a tag or an external peer is one
+flow for the direction in which it is a source and one for that in which it is a destination.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class AddressSet(NamedTuple):
     """A set as switches know it."""
 
     kind: int  # OWN_SET or TAG_SET
-    number: int  # id of the rule, or number of the tag
+    number: int  # id of the rule, or number of the tag or external peer
 
 
 def is_plain(networks: tuple[Network, ...], protocol: Protocol, ports: PortRange) -> bool:
@@ -117,7 +117,7 @@ class RuleFlows:
 
 @dataclass(frozen=True)
 class SetMembers:
-    """An address set in one direction: the addresses of a tag's droplets, or those that a rule lists."""
+    """An address set in one direction: the addresses of a tag's droplets, of an external peer, or that a rule lists."""
 
     set: AddressSet
     direction: Direction

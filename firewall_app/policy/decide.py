@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from .model import Address, Direction, Firewall, Port, PortRules, Protocol, Rule, tag_key
+from .model import Address, Direction, ExternalPeer, Firewall, Peer, Port, PortRules, Protocol, Rule, tag_key
 from .policy import Policy
 
 
@@ -153,10 +153,13 @@ def _allows(policy: Policy, account: str, rule: Rule, packet: Packet) -> bool:
 
 
 def _is_peer(policy: Policy, account: str, rule: Rule, address: Address) -> bool:
-    if any(written.covers(address) for written in rule.peer.networks):
+    uids = {uid.lower() for uid in (*rule.peer.load_balancer_uids, *rule.peer.kubernetes_ids)}
+    external = [one for one in policy.external_peers.values() if one.account == account and one.uid.lower() in uids]
+    spelled_out: tuple[Peer | ExternalPeer, ...] = (rule.peer, *external)
+    if any(written.covers(address) for one in spelled_out for written in one.networks):
         return True
     for droplet in policy.droplets.values():
-        named = droplet.id in rule.peer.droplet_ids or any(
+        named = any(droplet.id in one.droplet_ids for one in spelled_out) or any(
             tag_key(account, tag) == tag_key(droplet.account, own) for tag in rule.peer.tags for own in droplet.tags
         )
         if named and droplet.account == account:

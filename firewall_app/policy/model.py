@@ -1,4 +1,4 @@
-"""The nouns: droplets, ports, tags, firewalls, rules.  Frozen values that are valid once they exist.
+"""The nouns: droplets, ports, tags, external peers, firewalls, rules.  Frozen values that are valid once they exist.
 
 Constructors check and raise `ValueError` with what would have been right; gathering such errors with their path
 is the job of whoever parses a document (`api/schemas.py`).  How the values hang together is `policy.py`.
@@ -7,7 +7,7 @@ is the job of whoever parses a document (`api/schemas.py`).  How the values hang
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 from functools import cached_property, lru_cache
@@ -131,29 +131,27 @@ def link_local(mac: str) -> Address:
 
 @dataclass(frozen=True, order=True)
 class PortRange:
-    """TCP or UDP ports from `first` to `last`, both included.  `0` to `65535` is every port."""
+    """TCP or UDP ports from `first` to `last`, both included.  `0` to `65535` is every port.
+
+    A caller's own spelling (`443-443`) is kept, since clients compare what they read with what they wrote; it is no
+    part of what the range is: `443-443` equals `443`.
+    """
 
     first: int
     last: int
+    written: str = field(default="", compare=False)  # empty: as `str` has it by itself
 
     def __post_init__(self) -> None:
         if not 0 <= self.first <= self.last <= 0xFFFF:
             raise ValueError(f"{self.first}-{self.last} is not a range of ports")
+        if self.written and _ports_written(self.written) != (self.first, self.last):
+            raise ValueError(f"{self.written!r} does not mean {self.first}-{self.last}")
 
     @classmethod
     def parse(cls, text: str) -> PortRange:
         """`443`, `8000-9000`, and `0` for every port, as in the public API.  Raises ValueError."""
-        if text == "0":
-            return cls.every()
-        found = re.fullmatch(r"([1-9][0-9]{0,4})(?:-([1-9][0-9]{0,4}))?", text, re.ASCII)
-        if not found:
-            raise ValueError(f"{text!r} is not a port, a range such as 8000-9000, or 0 for all")
-        first, last = int(found[1]), int(found[2] or found[1])
-        if last > 0xFFFF:
-            raise ValueError(f"{last} is past 65535")
-        if first > last:
-            raise ValueError(f"first {first} is after last {last}")
-        return cls(first, last)
+        found = cls(*_ports_written(text))
+        return found if str(found) == text else replace(found, written=text)
 
     @classmethod
     def every(cls) -> PortRange:
@@ -181,17 +179,34 @@ class PortRange:
         return tuple(pairs)
 
     def __str__(self) -> str:
+        if self.written:
+            return self.written
         if (self.first, self.last) == (0, 0xFFFF):
             return "0"
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
 
+def _ports_written(text: str) -> tuple[int, int]:
+    """First and last.  Raises ValueError."""
+    if text == "0":
+        return 0, 0xFFFF
+    found = re.fullmatch(r"([1-9][0-9]{0,4})(?:-([1-9][0-9]{0,4}))?", text, re.ASCII)
+    if not found:
+        raise ValueError(f"{text!r} is not a port, a range such as 8000-9000, or 0 for all")
+    first, last = int(found[1]), int(found[2] or found[1])
+    if last > 0xFFFF:
+        raise ValueError(f"{last} is past 65535")
+    if first > last:
+        raise ValueError(f"first {first} is after last {last}")
+    return first, last
+
+
 @dataclass(frozen=True)
 class Peer:
-    """Whom a rule names: addresses and prefixes, droplets, tags.  All empty means nobody, never everybody.
+    """Whom a rule names: addresses, droplets, tags, external peers.  All empty means nobody, never everybody.
 
     Addresses and tags are kept as they were written, since clients compare what they read with what they wrote.
-    Load balancers and Kubernetes clusters are kept for the caller and match nobody (no mapping exists yet).
+    Load balancers and Kubernetes clusters stand for their `ExternalPeer`; without one they are nobody.
     """
 
     addresses: tuple[str, ...] = ()
@@ -208,12 +223,18 @@ class Peer:
     def networks(self) -> tuple[Network, ...]:
         return tuple(network(text) for text in self.addresses)
 
+    @property
+    def external_uids(self) -> tuple[str, ...]:
+        return self.load_balancer_uids + self.kubernetes_ids
+
     def overlaps(self, other: Peer) -> bool:
-        """Whether both name something by the same word."""
-        return any(
-            not set(getattr(self, name)).isdisjoint(getattr(other, name))
-            for name in ("addresses", "droplet_ids", "tags")
-        )
+        """Whether both name something in common, however either spells it."""
+        return not self._named.isdisjoint(other._named)
+
+    @cached_property
+    def _named(self) -> frozenset[object]:
+        names = (name.lower() for name in self.tags + self.external_uids)
+        return frozenset((*self.networks, *self.droplet_ids, *names))
 
     def same(self, other: Peer) -> bool:
         """Equal as sets."""
@@ -225,7 +246,10 @@ class Peer:
 
 @dataclass(frozen=True)
 class Rule:
-    """One allow-rule.  Its content is its identity; `id` is what switches carry, given once by the store."""
+    """One allow-rule.  Its content is its identity; `id` is what switches carry, given once by the store.
+
+    How its ports are spelled is no part of its content: `443` and `443-443` are one rule, and either removes it.
+    """
 
     direction: Direction
     protocol: Protocol
@@ -247,6 +271,7 @@ class Rule:
 _DPID = re.compile(r"[0-9a-f]{16}")
 _PORT_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _TAG = re.compile(r"[A-Za-z0-9_:-]{1,255}")
+_EXTERNAL_UID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _FIREWALL_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9.-]+")
 
 
@@ -309,6 +334,35 @@ class Droplet:
     @property
     def tag_keys(self) -> frozenset[TagKey]:
         return frozenset(tag_key(self.account, tag) for tag in self.tags)
+
+
+@dataclass(frozen=True)
+class ExternalPeer:
+    """Whom the uid of a load balancer or a Kubernetes cluster stands for in the rules of an account.
+
+    The operator says so: they are made elsewhere.  A uid is one in any case (RFC 9562, section 4).
+    """
+
+    uid: str
+    account: str = DEFAULT_ACCOUNT
+    name: str = ""
+    addresses: tuple[str, ...] = ()
+    droplet_ids: tuple[int, ...] = ()
+    created_at: datetime | None = field(default=None, compare=False)
+    number: int = field(default=0, compare=False)  # its 32-bit name inside switches; given with the first `Draft.put`
+
+    def __post_init__(self) -> None:
+        _must(_EXTERNAL_UID, self.uid, "a uid: 1 to 64 letters, digits, '.', '_', ':', '-'")
+        for text in self.addresses:
+            network(text)
+
+    @property
+    def key(self) -> str:
+        return self.uid.lower()
+
+    @cached_property
+    def networks(self) -> tuple[Network, ...]:
+        return tuple(network(text) for text in self.addresses)
 
 
 @dataclass(frozen=True)
@@ -412,4 +466,4 @@ class PortRules(RuleSet):
     number: int = field(default=0, compare=False)
 
 
-Entity = Hypervisor | Tag | Droplet | Port | Firewall | PortRules
+Entity = Hypervisor | Tag | Droplet | ExternalPeer | Port | Firewall | PortRules

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from .model import (
     Droplet,
     Entity,
+    ExternalPeer,
     Firewall,
     Hypervisor,
     Port,
@@ -54,7 +55,7 @@ class Change:
 class Counters:
     """Numbers that are given out once and never go back."""
 
-    rule: int = 0  # the last one given to a rule, a rule set or a tag
+    rule: int = 0  # the last one given to a rule, a rule set, a tag or an external peer
     slot: int = 0  # the last slot given
 
 
@@ -68,6 +69,7 @@ class Policy:
     ports: Mapping[str, Port] = field(default_factory=dict)
     firewalls: Mapping[str, Firewall] = field(default_factory=dict)
     port_rules: Mapping[str, PortRules] = field(default_factory=dict)
+    external_peers: Mapping[str, ExternalPeer] = field(default_factory=dict)  # by uid in lower case
     counters: Counters = Counters()
 
     ports_of: Mapping[int, frozenset[str]] = field(default_factory=dict)  # droplet -> ports
@@ -77,6 +79,9 @@ class Policy:
     attached_to_tag: Mapping[TagKey, frozenset[str]] = field(default_factory=dict)  # tag -> firewalls
     naming_droplet: Mapping[int, frozenset[str]] = field(default_factory=dict)  # droplet -> firewalls with it as a peer
     naming_tag: Mapping[TagKey, frozenset[str]] = field(default_factory=dict)  # tag -> firewalls with it as a peer
+    # (account, uid in lower case) -> firewalls with it as a peer, whether it is mapped or not
+    naming_external: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+    external_with: Mapping[int, frozenset[str]] = field(default_factory=dict)  # droplet -> external peers that hold it
     slots: Mapping[int, frozenset[str]] = field(default_factory=dict)  # slot -> ports
 
     def edit(self) -> Draft:
@@ -104,12 +109,19 @@ class Policy:
         return frozenset(found)
 
     def peer_droplets(self, account: str, rule: Rule) -> frozenset[int]:
-        """The droplets that a rule of an account names now, directly or by a tag."""
-        named = (self.droplets.get(i) for i in rule.peer.droplet_ids)
+        """The droplets that a rule of an account names now, directly, by a tag or by an external peer."""
+        ids = set(rule.peer.droplet_ids).union(*(one.droplet_ids for one in self.external_peers_of(account, rule)))
+        named = (self.droplets.get(i) for i in ids)
         found = {droplet.id for droplet in named if droplet is not None and droplet.account == account}
         for name in rule.peer.tags:
             found |= self.tagged.get(tag_key(account, name), frozenset())
         return frozenset(found)
+
+    def external_peers_of(self, account: str, rule: Rule) -> tuple[ExternalPeer, ...]:
+        """The external peers that a rule of an account names and that are mapped, each once."""
+        keys = dict.fromkeys(uid.lower() for uid in rule.peer.external_uids)
+        found = (self.external_peers.get(key) for key in keys)
+        return tuple(one for one in found if one is not None and one.account == account)
 
     def concerned(self, change: Change) -> frozenset[str]:
         """The hypervisors whose flows may differ because of a change; ask the old policy and the new one."""
@@ -134,6 +146,8 @@ class Policy:
                 return {entity.hypervisor} | self._hosts_naming(entity.droplet_id)
             case Droplet():
                 return self._hosts([entity.id]) | self._hosts_naming(entity.id, entity.tag_keys)
+            case ExternalPeer():
+                return self._hosts_of_owners(self._naming_external(entity))
 
     def touched_firewalls(self, change: Change) -> frozenset[str]:
         """The firewalls whose flows may differ because of a change; ask the old policy and the new one."""
@@ -146,6 +160,8 @@ class Policy:
                     found |= {f.id for f in self.firewalls_of(entity.id)} | self._naming(entity.id, entity.tag_keys)
                 case Port():
                     found |= {f.id for f in self.firewalls_of(entity.droplet_id)} | self._naming(entity.droplet_id)
+                case ExternalPeer():
+                    found |= self._naming_external(entity)
                 case _:
                     pass
         return frozenset(i for i in found if i in self.firewalls)
@@ -158,19 +174,28 @@ class Policy:
         return {self.ports[p].hypervisor for d in droplet_ids for p in self.ports_of.get(d, ())}
 
     def _naming(self, droplet_id: int, keys: Iterable[TagKey] | None = None) -> set[str]:
-        """The owners of rules that name a droplet as a peer, itself or by a tag."""
+        """The owners of rules that name a droplet as a peer, itself, by a tag or by an external peer."""
         if keys is None:
             droplet = self.droplets.get(droplet_id)
             keys = droplet.tag_keys if droplet else ()
         owners = set(self.naming_droplet.get(droplet_id, ()))
         for key in keys:
             owners |= self.naming_tag.get(key, frozenset())
+        for uid in self.external_with.get(droplet_id, ()):
+            owners |= self._naming_external(self.external_peers[uid])
         return owners
+
+    def _naming_external(self, peer: ExternalPeer) -> frozenset[str]:
+        return self.naming_external.get((peer.account, peer.key), frozenset())
 
     def _hosts_naming(self, droplet_id: int, keys: Iterable[TagKey] | None = None) -> set[str]:
         """Where rules are in force that name a droplet."""
+        return self._hosts_of_owners(self._naming(droplet_id, keys))
+
+    def _hosts_of_owners(self, owners: Iterable[str]) -> set[str]:
+        """Where rules of these owners are in force."""
         found: set[str] = set()
-        for owner in self._naming(droplet_id, keys):
+        for owner in owners:
             if owner in self.firewalls:
                 found |= self._hosts(self.droplets_behind(self.firewalls[owner]))
             elif owner.removeprefix(_PORT_OWNER) in self.ports:
@@ -183,6 +208,9 @@ _PORT_OWNER = "port "  # owners in the naming_* indexes are firewall ids, or thi
 
 def _owner(rules: Firewall | PortRules) -> str:
     return rules.id if isinstance(rules, Firewall) else _PORT_OWNER + rules.port_id
+
+
+Numbered = Firewall | PortRules | Tag | ExternalPeer  # switches know them by number
 
 
 class Draft:
@@ -248,9 +276,9 @@ class Draft:
     # ---- writing
 
     def put(self, entity: Entity) -> None:
-        """Adds an entity, or replaces the one with its key.  Rule sets and tags get their number here, or keep it."""
+        """Adds an entity, or replaces the one with its key.  What has a number gets it here, or keeps it."""
         table, key = _table_of(entity), key_of(entity)
-        if isinstance(entity, Firewall | PortRules | Tag) and not entity.number:
+        if isinstance(entity, Numbered) and not entity.number:
             old = self._copies.get(table, getattr(self._base, table)).get(key)
             entity = replace(entity, number=old.number if old is not None else self.new_rule_id())
         self._write(table, key, entity)
@@ -287,9 +315,9 @@ class Draft:
 
 
 _TABLES = (
-    "hypervisors", "tags", "droplets", "ports", "firewalls", "port_rules",
+    "hypervisors", "tags", "droplets", "ports", "firewalls", "port_rules", "external_peers",
     "ports_of", "ports_on", "tagged", "attached_to_droplet", "attached_to_tag",
-    "naming_droplet", "naming_tag", "slots",
+    "naming_droplet", "naming_tag", "naming_external", "external_with", "slots",
 )  # fmt: skip
 
 
@@ -298,7 +326,7 @@ def key_of(entity: Entity) -> Any:
     match entity:
         case Hypervisor():
             return entity.dpid
-        case Tag():
+        case Tag() | ExternalPeer():
             return entity.key
         case PortRules():
             return entity.port_id
@@ -314,6 +342,7 @@ def _table_of(entity: Entity) -> str:
         Port: "ports",
         Firewall: "firewalls",
         PortRules: "port_rules",
+        ExternalPeer: "external_peers",
     }[type(entity)]
 
 
@@ -335,6 +364,9 @@ def _entries(entity: Entity | None) -> Iterator[tuple[str, Any, Any]]:
             yield from _named(entity)
         case PortRules():
             yield from _named(entity)
+        case ExternalPeer():
+            for droplet_id in set(entity.droplet_ids):
+                yield "external_with", droplet_id, entity.key
         case _:
             return
 
@@ -344,6 +376,8 @@ def _named(rules: Firewall | PortRules) -> Iterator[tuple[str, Any, str]]:
         yield "naming_droplet", droplet_id, _owner(rules)
     for key in {tag_key(rules.account, name) for rule in rules.rules for name in rule.peer.tags}:
         yield "naming_tag", key, _owner(rules)
+    for uid in {uid.lower() for rule in rules.rules for uid in rule.peer.external_uids}:
+        yield "naming_external", (rules.account, uid), _owner(rules)
 
 
 def _alike(old: Entity | None, new: Entity | None) -> bool:
@@ -351,13 +385,20 @@ def _alike(old: Entity | None, new: Entity | None) -> bool:
     return old == new and _apart(old) == _apart(new)
 
 
+def rule_apart(rule: Rule) -> tuple[object, ...]:
+    """What a rule carries beside its content."""
+    return rule.id, rule.ports.written
+
+
 def _apart(entity: Entity | None) -> tuple[object, ...]:
-    """What entities carry beside their content: when they were made, slots, ids of rules."""
+    """What entities carry beside their content: when they were made, slots, ids of rules, spelling."""
     match entity:
         case Firewall():
-            return entity.created_at, entity.number, *(rule.id for rule in entity.rules)
+            return entity.created_at, entity.number, *map(rule_apart, entity.rules)
         case PortRules():
-            return entity.number, *(rule.id for rule in entity.rules)
+            return entity.number, *map(rule_apart, entity.rules)
+        case ExternalPeer():
+            return entity.created_at, entity.number
         case Tag():
             return (entity.number,)
         case Port():

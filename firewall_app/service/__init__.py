@@ -3,6 +3,7 @@
     core.py         the policy in force, how it changes, who waits for what; switches come and go here
     hypervisors.py  hypervisors, droplet ports, rules of one port
     droplets.py     droplets and tags
+    external.py     external peers: what uids of load balancers and clusters stand for
     firewalls.py    firewalls
     access.py       tokens: who may do what
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from ..policy.model import Direction, Droplet, Entity, Firewall, Hypervisor, Port, PortRules, Rule, Tag
+from ..policy.model import Direction, Droplet, Entity, ExternalPeer, Firewall, Hypervisor, Port, PortRules, Rule, Tag
 from ..policy.policy import Change
 
 Json = dict[str, object]
@@ -61,6 +61,15 @@ def entity(value: Entity) -> Json:
                 "tags": list(value.tags),
                 "created_at": moment(value.created_at),
             }
+        case ExternalPeer():
+            return {
+                "uid": value.uid,
+                "account": value.account,
+                "name": value.name,
+                "addresses": list(value.addresses),
+                "droplet_ids": list(value.droplet_ids),
+                "created_at": moment(value.created_at),
+            }
         case Port():
             return {
                 "id": value.id,
@@ -97,6 +106,7 @@ _KINDS: dict[type[Entity], tuple[str, str]] = {
     Hypervisor: ("hypervisor", "dpid"),
     Tag: ("tag", "name"),
     Droplet: ("droplet", "id"),
+    ExternalPeer: ("external_peer", "uid"),
     Port: ("port", "id"),
     Firewall: ("firewall", "id"),
     PortRules: ("port_rules", "port_id"),

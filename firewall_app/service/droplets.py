@@ -9,6 +9,7 @@ from ..policy.errors import Conflict, Fault, Invalid, NotFound
 from ..policy.model import Droplet, Firewall, PortRules, Rule, Tag, TagKey, tag_key
 from ..policy.policy import Draft, Policy
 from .core import Core, Written
+from .rules import tags_once
 
 
 def every(core: Core, account: str | None) -> list[Droplet]:
@@ -36,8 +37,9 @@ def put(core: Core, droplet_id: int, account: str, name: str, tags: Sequence[str
         if old is not None and old.account != account:
             raise Conflict(f"droplet {droplet_id} belongs to account {old.account}")
         _create_tags(draft, account, tags)
-        carried = tuple({tag_key(account, tag): tag for tag in reversed(tags)}.values())[::-1]
-        droplet = Droplet(droplet_id, account, name, carried, old.created_at if old else core.runtime.now())
+        droplet = Droplet(
+            droplet_id, account, name, tags_once(account, tags), old.created_at if old else core.runtime.now()
+        )
         draft.put(droplet)
         return droplet, old is None
 
@@ -45,7 +47,7 @@ def put(core: Core, droplet_id: int, account: str, name: str, tags: Sequence[str
 
 
 def delete(core: Core, droplet_id: int, with_ports: bool = False) -> Written[Droplet]:
-    """Takes a droplet out of every firewall and every rule.  Raises NotFound; Conflict while it has ports."""
+    """Takes a droplet out of firewalls, rules and external peers.  Raises NotFound; Conflict while it has ports."""
 
     def edit(draft: Draft) -> Droplet:
         policy = draft.peek()
@@ -66,6 +68,9 @@ def delete(core: Core, droplet_id: int, with_ports: bool = False) -> Written[Dro
         for firewall_id in policy.attached_to_droplet.get(droplet_id, ()):
             firewall = draft.peek().firewalls[firewall_id]
             draft.put(replace(firewall, droplet_ids=tuple(filter(keeps, firewall.droplet_ids))))
+        for key in policy.external_with.get(droplet_id, ()):
+            peer = policy.external_peers[key]
+            draft.put(replace(peer, droplet_ids=tuple(filter(keeps, peer.droplet_ids))))
         draft.drop(droplet)
         return droplet
 

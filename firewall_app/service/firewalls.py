@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..policy.errors import Conflict, Fault, Invalid, NotFound
-from ..policy.model import Firewall, Rule, tag_key
+from ..policy.model import Firewall, Rule
 from ..policy.policy import Draft, Policy
 from ..progress import PendingChange, Status
 from .core import Core, Limits, Written
-from .rules import added, droplet_faults, keep_ids, removed, rule_faults, tag_faults, too_many, with_paths
+from .rules import added, droplet_faults, keep_ids, removed, rule_faults, tag_faults, tags_once, too_many, with_paths
 
 
 @dataclass(frozen=True)
 class FirewallSpec:
-    """A firewall as someone wants it; lists in the order in which they were written."""
+    """A firewall as someone wants it; lists as they were written, what is named twice too."""
 
     name: str
     inbound_rules: tuple[Rule, ...] = ()
@@ -77,13 +77,13 @@ def create(core: Core, account: str, spec: FirewallSpec) -> Written[Firewall]:
             if firewall is None:
                 raise Conflict(f"firewall {made}, which this Idempotency-Key made, has been deleted")
             return firewall
-        _check(policy, account, spec, core.limits)
+        wanted = _checked(policy, account, spec, core.limits)
         if any(f.account == account and f.name == spec.name for f in policy.firewalls.values()):
             raise Conflict("duplicate name")
         firewall = Firewall(
-            str(uuid.uuid4()), account, spec.name,
-            keep_ids(draft, (), spec.inbound_rules), keep_ids(draft, (), spec.outbound_rules),
-            spec.droplet_ids, spec.tags, core.runtime.now(),
+            str(uuid.uuid4()), account, wanted.name,
+            keep_ids(draft, (), wanted.inbound_rules), keep_ids(draft, (), wanted.outbound_rules),
+            wanted.droplet_ids, wanted.tags, core.runtime.now(),
         )  # fmt: skip
         draft.put(firewall)
         return firewall
@@ -97,13 +97,13 @@ def update(core: Core, account: str, firewall_id: str, spec: FirewallSpec) -> Wr
     def edit(draft: Draft) -> Firewall:
         policy = draft.peek()
         old = find(policy, account, firewall_id)
-        _check(policy, account, spec, core.limits)
+        wanted = _checked(policy, account, spec, core.limits)
         if any(f.account == account and f.name == spec.name and f.id != old.id for f in policy.firewalls.values()):
             raise Conflict("duplicate name")
         new = replace(
-            old, name=spec.name, droplet_ids=spec.droplet_ids, tags=spec.tags,
-            inbound_rules=keep_ids(draft, old.inbound_rules, spec.inbound_rules),
-            outbound_rules=keep_ids(draft, old.outbound_rules, spec.outbound_rules),
+            old, name=wanted.name, droplet_ids=wanted.droplet_ids, tags=wanted.tags,
+            inbound_rules=keep_ids(draft, old.inbound_rules, wanted.inbound_rules),
+            outbound_rules=keep_ids(draft, old.outbound_rules, wanted.outbound_rules),
         )  # fmt: skip
         draft.put(new)
         return new
@@ -146,9 +146,7 @@ def add_tags(core: Core, account: str, firewall_id: str, names: Sequence[str]) -
     def edit(draft: Draft) -> Firewall:
         policy = draft.peek()
         old = find(policy, account, firewall_id)
-        there = old.tag_keys
-        fresh = {tag_key(account, n): n for n in names if tag_key(account, n) not in there}
-        new = replace(old, tags=(*old.tags, *fresh.values()))
+        new = replace(old, tags=tags_once(account, (*old.tags, *names)))
         faults = tag_faults(policy, account, names, "tags")
         faults += too_many("tags", "tags", new.tags, core.limits.tags)
         return _put(draft, new, faults)
@@ -207,12 +205,18 @@ def _put(draft: Draft, firewall: Firewall, faults: Sequence[Fault] = ()) -> Fire
     return firewall
 
 
-def _check(policy: Policy, account: str, spec: FirewallSpec, limits: Limits) -> None:
+def _checked(policy: Policy, account: str, spec: FirewallSpec, limits: Limits) -> FirewallSpec:
+    """What is wanted, each droplet and each tag once, a tag in its first spelling.  Raises Invalid.
+
+    Faults are told by their places among what was written.
+    """
+    once = replace(spec, droplet_ids=tuple(dict.fromkeys(spec.droplet_ids)), tags=tags_once(account, spec.tags))
     faults = droplet_faults(policy, account, spec.droplet_ids, "droplet_ids")
     faults += tag_faults(policy, account, spec.tags, "tags")
     faults += rule_faults(policy, account, with_paths(spec.inbound_rules, spec.outbound_rules), limits)
-    faults += too_many("droplet_ids", "droplets", spec.droplet_ids, limits.droplets)
-    faults += too_many("tags", "tags", spec.tags, limits.tags)
+    faults += too_many("droplet_ids", "droplets", once.droplet_ids, limits.droplets)
+    faults += too_many("tags", "tags", once.tags, limits.tags)
     faults += too_many("", "rules", spec.inbound_rules + spec.outbound_rules, limits.rules)
     if faults:
         raise Invalid(faults)
+    return once

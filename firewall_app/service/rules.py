@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from ..policy.errors import Fault
-from ..policy.model import Rule, tag_key
+from ..policy.model import Rule, TagKey, tag_key
 from ..policy.policy import Draft, Policy
 from .core import Limits
 
@@ -50,10 +50,18 @@ def tag_faults(policy: Policy, account: str, names: Sequence[str], at: str) -> l
     ]
 
 
+def tags_once(account: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Tags in their first spelling, where that stands; two spellings that differ in case are one tag."""
+    first: dict[TagKey, str] = {}
+    for name in names:
+        first.setdefault(tag_key(account, name), name)
+    return tuple(first.values())
+
+
 def too_many(at: str, what: str, items: Sequence[object], limit: int) -> list[Fault]:
     if len(items) <= limit:
         return []
-    return [Fault(at, f"there must be no more than {limit} {what}, not {len(items)}")]
+    return [Fault(at, f"must have no more than {limit} {what}, not {len(items)}")]
 
 
 def with_paths(inbound: Sequence[Rule], outbound: Sequence[Rule]) -> list[tuple[str, Rule]]:

@@ -15,6 +15,7 @@ from ..policy.model import (
     Direction,
     Droplet,
     Entity,
+    ExternalPeer,
     Firewall,
     Hypervisor,
     Peer,
@@ -63,6 +64,17 @@ def row_of(entity: Entity) -> dict[str, Any]:
                 "tags": _json(entity.tags),
                 "created_at": moment(entity.created_at),
             }
+        case ExternalPeer():
+            return {
+                "key": entity.key,
+                "uid": entity.uid,
+                "account": entity.account,
+                "name": entity.name,
+                "addresses": _json(entity.addresses),
+                "droplet_ids": _json(entity.droplet_ids),
+                "created_at": moment(entity.created_at),
+                "number": entity.number,
+            }
         case Port():
             return {
                 "id": entity.id,
@@ -100,6 +112,7 @@ def rule_row(owner: Firewall | PortRules, rule: Rule, position: int) -> dict[str
         "protocol": rule.protocol.value,
         "first_port": rule.ports.first,
         "last_port": rule.ports.last,
+        "ports": rule.ports.written or None,
         "peer": _json({name: getattr(rule.peer, name) for name in _PEER_FIELDS if getattr(rule.peer, name)}),
     }
 
@@ -176,6 +189,21 @@ def droplet(row: Row) -> Droplet:
     )
 
 
+def external_peer(row: Row) -> ExternalPeer:
+    found = ExternalPeer(
+        uid=_text(row, "uid"),
+        account=_text(row, "account"),
+        name=_text(row, "name"),
+        addresses=_texts(row, "addresses"),
+        droplet_ids=_numbers(row, "droplet_ids"),
+        created_at=_when(row, "created_at"),
+        number=_given(row),
+    )
+    if row["key"] != found.key:
+        raise ValueError(f"key {row['key']!r} does not belong to uid {found.uid!r}")
+    return found
+
+
 def port(row: Row) -> Port:
     return Port(
         id=_text(row, "id"),
@@ -215,7 +243,11 @@ def rule(row: Row) -> Rule:
     return Rule(
         direction=Direction(row["direction"]),
         protocol=Protocol(row["protocol"]),
-        ports=PortRange(number(row, "first_port"), number(row, "last_port")),
+        ports=PortRange(
+            number(row, "first_port"),
+            number(row, "last_port"),
+            "" if row["ports"] is None else _text(row, "ports"),
+        ),
         peer=_peer(row),
         id=number(row, "id"),
     )

@@ -33,8 +33,8 @@ metadata = MetaData(
     }
 )
 
-# "revision": commits so far; "rule", "slot": the last one given out (policy.Counters).  Numbers of tags, firewalls and
-# port rule sets are given out with those of rules, so that no two of them have one.
+# "revision": commits so far; "rule", "slot": the last one given out (policy.Counters).  Numbers of tags, firewalls,
+# port rule sets and external peers are given out with those of rules, so that no two of them have one.
 counters = Table(
     "counters",
     metadata,
@@ -68,6 +68,19 @@ droplets = Table(
     Column("name", Text, nullable=False),
     Column("tags", Text, nullable=False),
     Column("created_at", Text),
+)
+
+external_peers = Table(
+    "external_peers",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("uid", Text, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("addresses", Text, nullable=False),
+    Column("droplet_ids", Text, nullable=False),
+    Column("created_at", Text),
+    Column("number", Number, nullable=False),
 )
 
 ports = Table(
@@ -121,6 +134,7 @@ rules = Table(
     Column("first_port", Number, nullable=False),
     Column("last_port", Number, nullable=False),
     Column("peer", Text, nullable=False),
+    Column("ports", Text),  # as they were written, where the numbers do not say so
     CheckConstraint("id BETWEEN 1 AND 4294967295", name="id_given"),
     CheckConstraint("(firewall_id IS NULL) <> (port_id IS NULL)", name="one_owner"),
     Index(None, "firewall_id"),

@@ -20,8 +20,8 @@ from typing import TypeVar
 from sqlalchemy import Connection, Table, bindparam, func, select
 
 from ..policy.errors import NotFound, StoreError
-from ..policy.model import Entity, Firewall, Port, PortRules, Rule, Tag
-from ..policy.policy import Change, Counters, Policy, key_of
+from ..policy.model import Entity, Firewall, Port, PortRules, Rule
+from ..policy.policy import Change, Counters, Numbered, Policy, key_of
 from ..records import Entry, Key, Note, Token
 from . import codec, journal, schema
 from .codec import Row
@@ -190,6 +190,7 @@ def _entities(connection: Connection, last_rule_id: int) -> list[Entity]:
         *hypervisors.values(),
         *_read(connection, schema.tags, codec.tag),
         *droplets.values(),
+        *_read(connection, schema.external_peers, codec.external_peer),
         *ports.values(),
         *_read(connection, schema.firewalls, firewall),
         *_read(connection, schema.port_rule_sets, port_rules),
@@ -201,10 +202,10 @@ def _entities(connection: Connection, last_rule_id: int) -> list[Entity]:
 
 
 def _distinct(entities: Iterable[Entity], last: int) -> None:
-    """Switches know rule sets and tags by number: two with one number would be one to them."""
+    """Switches know some entities by number: two with one number would be one to them."""
     seen: dict[int, Entity] = {}
     for entity in entities:
-        if isinstance(entity, Firewall | PortRules | Tag):
+        if isinstance(entity, Numbered):
             other = seen.setdefault(entity.number, entity)
             if other is not entity:
                 raise StoreError(f"{key_of(other)!r} and {key_of(entity)!r} have one number, {entity.number}")

@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy import Connection, Delete, Select, Table, Update, bindparam, select
 
 from ..policy.errors import StoreError
-from ..policy.model import Direction, Droplet, Entity, Firewall, Hypervisor, Port, PortRules, Rule, Tag
-from ..policy.policy import Change
+from ..policy.model import Direction, Droplet, Entity, ExternalPeer, Firewall, Hypervisor, Port, PortRules, Rule, Tag
+from ..policy.policy import Change, rule_apart
 from . import schema
 from .codec import row_of, rule_row
 
@@ -25,6 +25,7 @@ _TABLES = {
     Hypervisor: schema.hypervisors,
     Tag: schema.tags,
     Droplet: schema.droplets,
+    ExternalPeer: schema.external_peers,
     Port: schema.ports,
     Firewall: schema.firewalls,
     PortRules: schema.port_rule_sets,
@@ -52,9 +53,9 @@ class _Work:
     parked: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self, connection: Connection) -> None:
-        self._delete(connection, schema.rules, schema.firewalls, schema.port_rule_sets)
+        self._delete(connection, schema.rules, schema.firewalls, schema.port_rule_sets, schema.external_peers)
         _checked(connection, _update(schema.firewalls, ("name",)), self.parked, schema.firewalls)
-        self._put(connection, schema.hypervisors, schema.tags, schema.droplets, schema.ports)
+        self._put(connection, schema.hypervisors, schema.tags, schema.droplets, schema.ports, schema.external_peers)
         self._delete(connection, schema.ports)
         self._put(connection, schema.firewalls, schema.port_rule_sets, schema.rules)
         self._delete(connection, schema.droplets, schema.tags, schema.hypervisors)
@@ -122,7 +123,7 @@ def _rules(connection: Connection, work: _Work, change: Change, last_rule_id: in
     for direction in Direction:
         was = {rule.id: rule for rule in old.in_direction(direction)} if old else {}
         now = new.in_direction(direction) if new else ()
-        if list(was.items()) == [(rule.id, rule) for rule in now]:
+        if len(was) == len(now) and all(map(_alike, was.values(), now)):
             continue
         kept = {rule.id for rule in now} & was.keys()
         work.deletes[schema.rules] += [_key(schema.rules, {"id": i}) for i in was if i not in kept]
@@ -148,8 +149,12 @@ def _place(
         last = stored if stored is not None and stored > last else last + 1
         if rule.id not in was:
             work.inserts[schema.rules].append(rule_row(owner, rule, last))
-        elif stored != last or was[rule.id] != rule:
+        elif stored != last or not _alike(was[rule.id], rule):
             work.updates[schema.rules].append(_update_row(schema.rules, rule_row(owner, rule, last)))
+
+
+def _alike(was: Rule, now: Rule) -> bool:
+    return was == now and rule_apart(was) == rule_apart(now)
 
 
 @cache
