@@ -61,35 +61,32 @@ HEADERS: Json = {
 }
 _RATE = ("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset")
 
+# Without examples of their own, which the page at /docs would send.
 REQUEST_HEADERS: Json = {
     "Prefer": {
         "name": "Prefer",
         "in": "header",
         "description": "`wait=SECONDS` (at most 60): answer once every switch concerned has confirmed or refused. "
         "`keep-established`: cut no live connection. Both may stand in one header; others are ignored (RFC 7240).",
-        "schema": {"type": "string"},
-        "example": "wait=10",
+        "schema": {"type": "string", "examples": ["wait=10"]},
     },
     "If-Match": {
         "name": "If-Match",
         "in": "header",
         "description": "An `ETag`, or several: do it only while the object is in that state; `*`: while it exists.",
-        "schema": {"type": "string"},
-        "example": "*",
+        "schema": {"type": "string", "examples": ["*"]},
     },
     "If-None-Match": {
         "name": "If-None-Match",
         "in": "header",
         "description": "`*`: do it only when there is no such object yet. An `ETag`: unless it is in that state.",
-        "schema": {"type": "string"},
-        "example": '"0123abcd"',
+        "schema": {"type": "string", "examples": ['"0123abcd"']},
     },
     "Idempotency-Key": {
         "name": "Idempotency-Key",
         "in": "header",
         "description": "A text of the client's own: the same request sent twice with it is done once.",
-        "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
-        "example": "b6fc6dd4-0f6f-4c2e-9f0f-7a7a2a1e5d10",
+        "schema": {"type": "string", "pattern": "^[!-~]{1,255}$", "examples": ["b6fc6dd4-0f6f-4c2e-9f0f-7a7a2a1e5d10"]},
     },
 }
 
@@ -177,11 +174,17 @@ def _operation(route: Route, about: Operation, known: list[tuple[Route, Operatio
 
 
 def _parameters(route: Route, about: Operation) -> list[Json]:
-    found: list[Json] = [{"name": name, "in": "path", "required": True, **PATH[name]} for name in _path_names(route)]
+    found = [_path_parameter(name) for name in _path_names(route)]
     found += about.query
     if route.compatible:
         found.append(operations.ACCOUNT)
     return found + [{"$ref": f"#/components/parameters/{name}"} for name in _request_headers(route)]
+
+
+def _path_parameter(name: str) -> Json:
+    schema = PATH[name]
+    example = {"example": schema["examples"][0]} if "examples" in schema else {}  # the page at /docs fills it in
+    return {"name": name, "in": "path", "required": True, "schema": schema, **example}
 
 
 def _request_headers(route: Route) -> list[str]:

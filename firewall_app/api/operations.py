@@ -55,13 +55,13 @@ ACCOUNT = _query("account", shapes.ACCOUNT, "Whose objects are meant; for operat
 
 # Path parameters, by name.
 PATH: Mapping[str, Schema] = {
-    "firewall_id": {"schema": {"type": "string", "format": "uuid"}},
-    "droplet_id": {"schema": {"type": "integer", "minimum": 1, "maximum": 2**53, "examples": [101]}},
-    "dpid": {"schema": shapes.DPID},
-    "port_id": {"schema": shapes.PORT_ID},
-    "name": {"schema": shapes.TAG},
-    "uid": {"schema": shapes.EXTERNAL_UID},
-    "token_id": {"schema": shapes.TOKEN_ID},
+    "firewall_id": {"type": "string", "format": "uuid"},
+    "droplet_id": {"type": "integer", "minimum": 1, "maximum": 2**53, "examples": [101]},
+    "dpid": shapes.DPID,
+    "port_id": shapes.PORT_ID,
+    "name": shapes.TAG,
+    "uid": shapes.EXTERNAL_UID,
+    "token_id": shapes.TOKEN_ID,
 }
 
 TAGS: Mapping[str, tuple[str, str]] = {
