@@ -146,6 +146,8 @@ def test_the_schema_of_a_value_accepts_what_the_parser_accepts(what: str) -> Non
     @example("1:2:3:4:5:6:7::")
     @example("::ffff:192.0.2.1/096")
     @example("10.0.0.0/033")
+    @example("2001:db8::/128")
+    @example("2001:db8::/129")
     @example("0.0.0.0/000")
     @example("00:00:00:00:00:00")
     @example("a" * 64)
