@@ -22,7 +22,7 @@ run: install    ## the controller alone: OpenFlow on 6653, REST on 127.0.0.1:808
 
 test: rooted install   ## every test, those with a real Open vSwitch and PostgreSQL included
 	@scripts/install-system $(TEST_PACKAGES)
-	@$(V)/python -m pytest -n 2 --dist loadgroup
+	@$(V)/python -m pytest -n 2
 
 check: install  ## the quick gate: format, lint, types, import contracts, unit tests (no root, no Open vSwitch)
 	@scripts/check
