@@ -383,7 +383,7 @@ def test_3_4_one_port_is_text_when_it_is_read(api: Api, ports: object) -> None:
     assert read_back(api, "tcp", ports) == b'"443"'
 
 
-@pytest.mark.parametrize("ports", ["8000-9000", "1-2", "65534-65535"])
+@pytest.mark.parametrize("ports", ["8000-9000", "1-2", "65534-65535", "443-443", "65535-65535"])
 def test_3_4_range_is_echoed(api: Api, ports: str) -> None:
     assert read_back(api, "udp", ports) == raw(ports)
 
