@@ -219,6 +219,9 @@ def test_R8_a_client_that_joins_what_stands_behind_the_mark_comes_back(api: Api,
         ({"Host": "fw.example:8443", "X-Forwarded-Proto": "https"}, "https://fw.example:8443/v2/tags"),
         ({"Host": "[2001:db8::1]:80"}, "http://[2001:db8::1]:80/v2/tags"),
         ({"Host": "fw.example", "X-Forwarded-Proto": "gopher"}, "http://fw.example/v2/tags"),
+        ({"Host": "fw.example", "X-Forwarded-Proto": "HTTPS, http"}, "https://fw.example/v2/tags"),
+        ({"Host": "fw.example", "X-Forwarded-Prefix": "/cloud/fw/"}, "http://fw.example/cloud/fw/v2/tags"),
+        ({"Host": "fw.example", "X-Forwarded-Prefix": "evil.example"}, "http://fw.example/v2/tags"),
     ],
 )
 def test_1_2_urls(api: Api, headers: dict[str, str], base: str) -> None:
