@@ -1,0 +1,57 @@
+"""Fixtures: the running program, an account for each test, and one test after the other with each client."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from clients.client import Client
+from clients.every import CLIENTS
+from clients.site import Site, Tenant, running
+from clients.via_python_digitalocean import PythonDigitalocean
+
+Connect = Callable[[Tenant], Client]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that has a client runs with every one that can do what it needs."""
+    if "kind" in metafunc.fixturenames:
+        needs = metafunc.definition.get_closest_marker("needs")
+        names = needs.args if needs else ()
+        able = [kind for kind in CLIENTS if all(hasattr(kind, name) for name in names)]
+        metafunc.parametrize("kind", able, ids=[kind.name for kind in able])
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Site]:
+    with tempfile.TemporaryDirectory(prefix="fw-") as directory, running(Path(directory)) as found:
+        yield found
+
+
+@pytest.fixture
+def tenant(site: Site) -> Tenant:
+    return site.tenant()
+
+
+@pytest.fixture
+def connect(kind: type[Client], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Client]]:
+    """Makes clients of one kind: (tenant, token=the tenant's own)."""
+    made: list[Client] = []
+
+    def client(tenant: Tenant, token: str | None = None) -> Client:
+        PythonDigitalocean.point(tenant, monkeypatch)
+        made.append(kind(tenant, token))
+        return made[-1]
+
+    yield client
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def client(connect: Callable[..., Client], tenant: Tenant) -> Client:
+    """A client that holds the token of an account of its own."""
+    return connect(tenant)
