@@ -58,6 +58,7 @@ docs: install   ## write the pages that are generated from the code
 	@$(V)/python -m firewall_app.pipeline counts > docs/flows.md
 	@$(V)/python -m firewall_app.settings > docs/options.md
 	@$(V)/python tests/behaviours.py > docs/behaviours.md
+	@PYTHONPATH=. $(V)/python tests/clients_page.py > docs/clients.md
 
 clean:          ## remove what make made
 	@rm -rf .venv .wheels tests/clients/node/node_modules run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

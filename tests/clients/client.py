@@ -40,11 +40,17 @@ class Client:
     def close(self) -> None:  # noqa: B027,RUF100 - most have nothing to close
         """When its test has ended."""
 
+    @staticmethod
+    def environment(tenant: Tenant) -> dict[str, str]:  # noqa: ARG004,RUF100 - most need none
+        """What its user sets in the environment."""
+        return {}
+
     def told(self, call: Callable[[], object]) -> Told:
         """How the fault of a call that must fail reaches the user."""
         raise NotImplementedError
 
-    def tells(self, status: int, slug: str, message: str) -> Told:
+    @staticmethod
+    def tells(status: int, slug: str, message: str) -> Told:
         """How this client passes on what the server says, by its documentation or its source."""
         raise NotImplementedError
 

@@ -9,20 +9,15 @@ from pathlib import Path
 import pytest
 
 from clients.client import Client
-from clients.every import CLIENTS
+from clients.every import able
 from clients.site import Site, Tenant, running
-from clients.via_python_digitalocean import PythonDigitalocean
-
-Connect = Callable[[Tenant], Client]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that has a client runs with every one that can do what it needs."""
+    """A test that has a client runs with every one that has the calls which it needs."""
     if "kind" in metafunc.fixturenames:
-        needs = metafunc.definition.get_closest_marker("needs")
-        names = needs.args if needs else ()
-        able = [kind for kind in CLIENTS if all(hasattr(kind, name) for name in names)]
-        metafunc.parametrize("kind", able, ids=[kind.name for kind in able])
+        kinds = able(metafunc.definition.get_closest_marker("needs").args)
+        metafunc.parametrize("kind", kinds, ids=[kind.name for kind in kinds])
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +37,8 @@ def connect(kind: type[Client], monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
     made: list[Client] = []
 
     def client(tenant: Tenant, token: str | None = None) -> Client:
-        PythonDigitalocean.point(tenant, monkeypatch)
+        for name, value in kind.environment(tenant).items():
+            monkeypatch.setenv(name, value)
         made.append(kind(tenant, token))
         return made[-1]
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,11 @@ NODE = Path(__file__).parent / "node"
 class Lines:
     """Such a program, from the first call until `close`."""
 
-    def __init__(self, *argv: str | Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, *argv: str | Path) -> None:
         assert (NODE / "node_modules").is_dir(), "the clients from npm are not installed: run scripts/install-clients"
         self._process = subprocess.Popen(
-            argv, cwd=NODE, env={**os.environ, **(environment or {})}, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            argv, cwd=NODE, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
 
     def send(self, message: Json) -> None:
         assert self._process.stdin is not None

@@ -100,7 +100,7 @@ def test_read(client: Client) -> None:
 
 @needs("create_firewall", "list_firewalls")
 def test_list(client: Client) -> None:
-    """list none, then a few, the oldest first"""
+    """list none, then a few"""
     assert client.list_firewalls() == []
     firewalls = [made(client, name) for name in ("fw-a", "fw-b")]
     assert sorted(client.list_firewalls(), key=lambda one: str(one["name"])) == firewalls

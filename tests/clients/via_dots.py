@@ -24,8 +24,11 @@ class Dots(Client):
 
     def __init__(self, tenant: Tenant, token: str | None = None) -> None:
         super().__init__(tenant, token)
-        trust = {"NODE_EXTRA_CA_CERTS": str(tenant.ca)} if tenant.ca else {}
-        self._node = Lines(NODE_PROGRAM, NODE / "dots.js", environment=trust)
+        self._node = Lines(NODE_PROGRAM, NODE / "dots.js")
+
+    @staticmethod
+    def environment(tenant: Tenant) -> dict[str, str]:
+        return {"NODE_EXTRA_CA_CERTS": str(tenant.ca)} if tenant.ca else {}
 
     def close(self) -> None:
         self._node.close()
@@ -37,7 +40,8 @@ class Dots(Client):
         assert message == f"Request failed with status code {status}"
         return Told(name, f"{status} {data['id']}: {data['message']}")
 
-    def tells(self, status: int, slug: str, message: str) -> Told:
+    @staticmethod
+    def tells(status: int, slug: str, message: str) -> Told:
         return Told("AxiosError", f"{status} {slug}: {message}")
 
     def create_firewall(self, body: Json) -> Json:

@@ -19,7 +19,8 @@ from clients.site import Tenant
 
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 PROGRAM = NODE / "node_modules/@digitalocean/mcp/dist" / f"mcp-digitalocean-linux-{MACHINES[platform.machine()]}"
-ACCEPTED = "2024-11-05"  # a version of the protocol
+GODO = "1.206.0"  # what it was built with
+PROTOCOL = "2024-11-05"
 
 
 class ToolError(Exception):
@@ -33,11 +34,14 @@ class Mcp(Client):
         super().__init__(tenant, token)
         services = ("-services", "networking,droplets,accounts", "-log-level", "error")
         where = ("-digitalocean-api-endpoint", tenant.url, "-digitalocean-api-token", self.token)
-        trust = {"SSL_CERT_FILE": str(tenant.ca)} if tenant.ca else {}
-        self._tools = Lines(PROGRAM, *services, *where, environment=trust)
-        hello = {"protocolVersion": ACCEPTED, "capabilities": {}, "clientInfo": {"name": "tests", "version": "1"}}
+        self._tools = Lines(PROGRAM, *services, *where)
+        hello = {"protocolVersion": PROTOCOL, "capabilities": {}, "clientInfo": {"name": "tests", "version": "1"}}
         self._tools.ask({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello})
         self._tools.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+
+    @staticmethod
+    def environment(tenant: Tenant) -> dict[str, str]:
+        return {"SSL_CERT_FILE": str(tenant.ca)} if tenant.ca else {}
 
     def close(self) -> None:
         self._tools.close()
@@ -61,7 +65,8 @@ class Mcp(Client):
             message = message.partition('") ')[2]
         return Told("isError", f"{code} {message}")
 
-    def tells(self, status: int, slug: str, message: str) -> Told:
+    @staticmethod
+    def tells(status: int, slug: str, message: str) -> Told:
         return Told("isError", f"{status} {message}")
 
     def create_firewall(self, body: Json) -> Json:
