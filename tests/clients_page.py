@@ -47,7 +47,7 @@ RUN = (
     Way(
         "@digitalocean/mcp",
         "`-digitalocean-api-endpoint https://HOST:PORT`; `SSL_CERT_FILE=ca.crt` in the environment. It is built on "
-        f"godo {GODO}, as doctl and terraform are on theirs",
+        f"godo {GODO}, the library under doctl and terraform",
     ),
 )
 OTHERS = (

@@ -6,13 +6,18 @@ What a client reads is compared with what it wrote by the fields that its users 
 from __future__ import annotations
 
 import re
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from ovs_dummy import DummyOvs
 
 from clients.client import WRITTEN, Json
-from clients.site import AWAY, Site, Tenant
+from clients.site import AWAY, HERE, Site, Tenant
+from lab.system import wait_until
 
 pytestmark = pytest.mark.process
 needs = pytest.mark.needs
@@ -45,6 +50,25 @@ def crowd(site: Site) -> Tenant:
         body = {"name": f"fw-{number}", "inbound_rules": [WEB]}
         site.operator("POST", f"/v2/firewalls?account={tenant.account}", body)
     return tenant
+
+
+@pytest.fixture(scope="module")
+def plugged(site: Site) -> Iterator[Callable[[int], None]]:
+    """Gives a droplet a port on a real Open vSwitch that is connected."""
+    with tempfile.TemporaryDirectory(prefix="fw-") as directory, DummyOvs(Path(directory)) as ovs:
+        ovs.add_bridge("br0", dpid=int(HERE, 16))
+        ovs.vsctl("set-controller", "br0", f"tcp:127.0.0.1:{site.controller.openflow_port}")
+        site.operator("PUT", f"/v1/hypervisors/{HERE}", {"name": "here"})
+        path = f"/v1/hypervisors/{HERE}"
+        wait_until("the switch is connected", lambda: site.operator("GET", path)["connected"], seconds=30)
+
+        def plug(droplet: int) -> None:
+            ovs.vsctl("add-port", "br0", f"tap{droplet}", "--", "set", "interface", f"tap{droplet}", "type=dummy")
+            site.port(droplet, HERE, f"tap{droplet}")
+            port = f"/v1/ports/p{droplet}"
+            wait_until("the port is served", lambda: site.operator("GET", port)["status"] == "succeeded", seconds=30)
+
+        yield plug
 
 
 # --------------------------------------------------------------------------------------------- firewalls
@@ -201,6 +225,21 @@ def test_pending(client: Client, site: Site, tenant: Tenant) -> None:
         (change,) = found["pending_changes"]
         # Some leave out what is false.
         assert (change["droplet_id"], change.get("removing", False), change["status"]) == (one, removing, "waiting")
+
+
+@pytest.mark.ovs
+@needs("create_firewall", "get_firewall")
+def test_succeeded(client: Client, tenant: Tenant, plugged: Callable[[int], None]) -> None:
+    """see `succeeded` once a real switch has confirmed"""
+    plugged(tenant.droplets[0])
+    firewall = made(client, tags=[])
+    assert firewall["status"] in ("waiting", "succeeded")
+    settled = wait_until("succeeded", lambda: _settled(client.get_firewall(firewall["id"])), seconds=30, pause=0.1)
+    assert written(settled) == written(firewall)
+
+
+def _settled(firewall: Json) -> Json | None:
+    return firewall if (firewall["status"], firewall["pending_changes"]) == ("succeeded", []) else None
 
 
 # --------------------------------------------------------------------------------------------- droplets, tags
