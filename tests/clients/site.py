@@ -6,20 +6,16 @@ What a tenant cannot do (register droplets) is done here as the operator does it
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from firewall_app.service.access import digest
-from firewall_app.store import Store, Token
 from lab.controller import Controller
 
 Json = dict[str, Any]
 
-ACCOUNTS = 400  # a test has one of its own, for each client
 AWAY = "00000000000000aa"  # a hypervisor that never connects
 HERE = "00000000000000bb"  # one that does, in the tests that have an Open vSwitch
 
@@ -32,21 +28,15 @@ class Tenant:
     ca: Path | None  # the certificate to trust; None: plain HTTP
     account: str
     token: str
-    droplets: tuple[int, ...] = ()
-
-    @property
-    def viewer(self) -> str:
-        """A token of the same account that may only read."""
-        return f"viewer-{self.token}"
+    droplets: tuple[int, ...]
 
 
 class Site:
-    """A running controller, and accounts that nobody has used yet."""
+    """A running controller, and what its operator does."""
 
     def __init__(self, controller: Controller, ca: Path | None = None) -> None:
         self.controller, self.ca = controller, ca
-        self._accounts = (f"account-{number}" for number in range(ACCOUNTS))
-        self._ids = itertools.count(1001)
+        self._accounts, self._ids = itertools.count(1), itertools.count(1001)
 
     @property
     def url(self) -> str:
@@ -54,11 +44,15 @@ class Site:
 
     def tenant(self, droplets: int = 3, tags: Callable[[int], list[str]] = lambda _: ["web"]) -> Tenant:
         """An account of its own, with so many droplets that carry these tags."""
-        account = next(self._accounts)
+        account = f"account-{next(self._accounts)}"
         ids = tuple(itertools.islice(self._ids, droplets))
         for number in ids:
             self.droplet(number, account, tags(number))
-        return Tenant(self.url, self.ca, account, _secret(account), ids)
+        return Tenant(self.url, self.ca, account, self.token(account), ids)
+
+    def token(self, account: str, role: str = "tenant") -> str:
+        """A new one."""
+        return str(self.operator("POST", "/v1/tokens", {"role": role, "account": account})["token"])
 
     def droplet(self, number: int, account: str, tags: list[str]) -> None:
         self.operator("PUT", f"/v1/droplets/{number}", {"account": account, "name": f"droplet-{number}", "tags": tags})
@@ -83,17 +77,7 @@ class Site:
 
 
 @contextmanager
-def running(directory: Path, settings: Mapping[str, object] | None = None) -> Iterator[Site]:
+def running(directory: Path) -> Iterator[Site]:
     """A site in a process of its own, until the end of the block."""
-    controller = Controller(directory, settings=settings)
-    store = Store.open(controller.database)
-    for number in range(ACCOUNTS):
-        account = f"account-{number}"
-        for role, secret in (("tenant", _secret(account)), ("viewer", f"viewer-{_secret(account)}")):
-            store.add_token(Token(f"{role}-{number}", digest(secret), role, account, "", datetime.now(UTC)))
-    with controller:
+    with Controller(directory) as controller:
         yield Site(controller)
-
-
-def _secret(account: str) -> str:
-    return f"secret-of-{account}"

@@ -131,9 +131,9 @@ def test_list(client: Client) -> None:
 
 
 @needs("list_firewalls")
-def test_list_over_pages(connect: Any, crowd: Tenant) -> None:
+def test_list_over_pages(connect: Any, site: Site, crowd: Tenant) -> None:
     """list 205 over several pages"""
-    found = connect(crowd).list_firewalls()
+    found = connect(crowd, site.token(crowd.account)).list_firewalls()
     assert sorted(one["name"] for one in found) == [f"fw-{number}" for number in crowd.droplets]
     assert len(set(ids(found))) == MANY
 
@@ -255,9 +255,9 @@ def test_droplets(client: Client, tenant: Tenant) -> None:
 
 
 @needs("list_droplets")
-def test_droplets_over_pages(connect: Any, crowd: Tenant) -> None:
+def test_droplets_over_pages(connect: Any, site: Site, crowd: Tenant) -> None:
     """list 205 droplets over several pages"""
-    assert ids(connect(crowd).list_droplets()) == list(crowd.droplets)
+    assert ids(connect(crowd, site.token(crowd.account)).list_droplets()) == list(crowd.droplets)
 
 
 @needs("list_droplets_of_tag")
@@ -287,9 +287,12 @@ def test_tags(client: Client) -> None:
 
 
 @needs("list_tags")
-def test_tags_over_pages(connect: Any, crowd: Tenant) -> None:
+def test_tags_over_pages(connect: Any, site: Site, crowd: Tenant) -> None:
     """list 206 tags over several pages"""
-    assert {one["name"] for one in connect(crowd).list_tags()} == {"all", *(f"tag-{n}" for n in crowd.droplets)}
+    assert {one["name"] for one in connect(crowd, site.token(crowd.account)).list_tags()} == {
+        "all",
+        *(f"tag-{n}" for n in crowd.droplets),
+    }
 
 
 @needs("create_tag", "tag_droplets", "untag_droplets", "get_tag", "get_droplet", "delete_tag")

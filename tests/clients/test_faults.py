@@ -64,9 +64,9 @@ def test_no_token(connect: Any, tenant: Tenant) -> None:
 
 
 @needs("list_firewalls", "create_firewall", "delete_firewall")
-def test_viewer(connect: Any, tenant: Tenant) -> None:
+def test_viewer(connect: Any, site: Site, tenant: Tenant) -> None:
     """a token that may only read, for a write"""
-    client = connect(tenant, token=tenant.viewer)
+    client = connect(tenant, token=site.token(tenant.account, "viewer"))
     assert client.list_firewalls() == []
     tells(client, FORBIDDEN, lambda: made(client))
     tells(client, FORBIDDEN, lambda: client.delete_firewall(NO_ONE))
