@@ -76,12 +76,13 @@ _HEAD = """\
 *This page is printed from `tests/clients_page.py` by `make docs`. Do not edit it.*
 
 Clients for DigitalOcean's API, run against this program by its tests: the real ones, at the versions below, over real
-sockets, each test in an account of its own."""
+sockets and HTTPS, each test in an account of its own."""
 
 _POINT = """
 ## How to point a client here
 
-`ca.crt` is the certificate that signed the server's, for those who have made their own."""
+`ca.crt` is the authority that `python -m firewall_app.certificates` made, for those whose server has no certificate
+that everybody trusts; the others leave it out."""
 
 _CALLS = """
 ## What each client can ask for

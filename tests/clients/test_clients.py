@@ -16,7 +16,7 @@ import pytest
 from ovs_dummy import DummyOvs
 
 from clients.client import WRITTEN, Json
-from clients.site import AWAY, HERE, Site, Tenant
+from clients.site import AWAY, HERE, Site, Tenant, running
 from lab.system import wait_until
 
 pytestmark = pytest.mark.process
@@ -50,6 +50,13 @@ def crowd(site: Site) -> Tenant:
         body = {"name": f"fw-{number}", "inbound_rules": [WEB]}
         site.operator("POST", f"/v2/firewalls?account={tenant.account}", body)
     return tenant
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[Site]:
+    """Another controller, without a certificate."""
+    with tempfile.TemporaryDirectory(prefix="fw-") as directory, running(Path(directory), tls=False) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +125,16 @@ def test_ports(client: Client, protocol: str, ports: str, read: str) -> None:
 @needs("create_firewall", "get_firewall")
 def test_read(client: Client) -> None:
     """read one right after it was made"""
+    firewall = made(client)
+    assert client.get_firewall(firewall["id"]) == firewall
+
+
+@needs("create_firewall", "get_firewall")
+def test_plain(connect: Any, plain: Site) -> None:
+    """make and read one over plain HTTP"""
+    tenant = plain.tenant()
+    assert tenant.url.startswith("http://")
+    client = connect(tenant)
     firewall = made(client)
     assert client.get_firewall(firewall["id"]) == firewall
 
