@@ -98,8 +98,8 @@ what it wrote by the fields that its users read. The tests are in `tests/clients
 _TOLD = """
 ## How each tells of a fault
 
-`returned`: no exception; the answer is the error's JSON. All but one pass our message on: python-digitalocean has none
-for 404."""
+`returned`: no exception; the answer is the error's JSON. All pass our message on, but python-digitalocean for 404.
+After 429, pydo and godo wait for as long as `retry-after` says and try again; pydo does not with `retry_total=0`."""
 
 
 def page() -> str:

@@ -32,6 +32,7 @@ class Client:
 
     name: ClassVar[str]  # as the registry has it
     page: ClassVar[int] = 7  # objects that it is told to ask for at a time
+    patient: ClassVar[bool] = True  # whether it waits and tries again by itself, where it does so at all
 
     def __init__(self, tenant: Tenant, token: str | None = None) -> None:
         self.tenant = tenant

@@ -20,6 +20,7 @@ from lab.controller import Controller
 
 Json = dict[str, Any]
 
+PATIENCE = 1000  # requests; a token has 250 a minute
 AWAY = "00000000000000aa"  # a hypervisor that never connects
 HERE = "00000000000000bb"  # one that does, in the tests that have an Open vSwitch
 
@@ -59,6 +60,16 @@ class Site:
     def token(self, account: str, role: str = "tenant") -> str:
         """A new one."""
         return str(self.operator("POST", "/v1/tokens", {"role": role, "account": account})["token"])
+
+    def use_up(self, token: str) -> None:
+        """Makes requests with a token until it has no more."""
+        trust = str(self.ca) if self.ca else None
+        with requests.Session() as session:
+            session.headers["Authorization"] = f"Bearer {token}"
+            for _ in range(PATIENCE):
+                if session.get(f"{self.url}/v2/account", timeout=60, verify=trust).status_code == 429:
+                    return
+        raise AssertionError(f"{PATIENCE} requests, and no end")
 
     def droplet(self, number: int, account: str, tags: list[str]) -> None:
         self.operator("PUT", f"/v1/droplets/{number}", {"account": account, "name": f"droplet-{number}", "tags": tags})

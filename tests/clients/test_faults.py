@@ -63,6 +63,16 @@ def test_no_token(connect: Any, tenant: Tenant) -> None:
     tells(client, UNAUTHORIZED, lambda: made(client))
 
 
+@needs("list_tags")
+def test_too_often(connect: Any, site: Site, tenant: Tenant, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """more requests than a token has in a minute"""
+    monkeypatch.setattr(kind, "patient", False)
+    client = connect(tenant)
+    assert [tag["name"] for tag in client.list_tags()] == ["web"]
+    site.use_up(tenant.token)
+    tells(client, (429, "too_many_requests", "API rate limit exceeded."), client.list_tags)
+
+
 @needs("list_firewalls", "create_firewall", "delete_firewall")
 def test_viewer(connect: Any, site: Site, tenant: Tenant) -> None:
     """a token that may only read, for a write"""

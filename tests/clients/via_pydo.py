@@ -17,8 +17,9 @@ class Pydo(Client):
 
     def __init__(self, tenant: Tenant, token: str | None = None) -> None:
         super().__init__(tenant, token)
-        trust = {"connection_verify": str(tenant.ca)} if tenant.ca else {}
-        self._client = pydo.Client(self.token, endpoint=tenant.url, **trust)
+        trust: dict[str, Any] = {"connection_verify": str(tenant.ca)} if tenant.ca else {}
+        patience: dict[str, Any] = {} if self.patient else {"retry_total": 0}
+        self._client = pydo.Client(self.token, endpoint=tenant.url, **trust, **patience)
         # It refuses to send a token over plain HTTP unless it is told so with each call.
         self._plain: dict[str, Any] = {} if tenant.ca else {"enforce_https": False}
 
