@@ -61,5 +61,5 @@ docs: install   ## write the pages that are generated from the code
 	@PYTHONPATH=. $(V)/python tests/clients_page.py > docs/clients.md
 
 clean:          ## remove what make made
-	@rm -rf .venv .wheels tests/clients/node/node_modules run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .wheels tests/clients/ansible tests/clients/node/node_modules run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -prune -exec rm -rf {} +

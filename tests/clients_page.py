@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from clients import test_clients, test_faults
+from clients import test_ansible, test_clients, test_faults
 from clients.client import Client
 from clients.every import CLIENTS, able
 from clients.via_mcp import GODO
@@ -50,12 +50,16 @@ RUN = (
         f"godo {GODO}, the library under doctl and terraform",
     ),
 )
+ANSIBLE = Way(
+    "Ansible, community.digitalocean",
+    "`baseurl: https://HOST:PORT/v2` in each task, without a slash at the end; `SSL_CERT_FILE=ca.crt` in the "
+    "environment",
+)
 OTHERS = (
     Way("godo", '`godo.SetBaseURL("https://HOST:PORT/")`; `SSL_CERT_FILE=ca.crt`'),
     Way("doctl", "`--api-url https://HOST:PORT`; `SSL_CERT_FILE=ca.crt`"),
     Way("terraform", "`api_endpoint` of the provider, or `DIGITALOCEAN_API_URL`; `SSL_CERT_FILE=ca.crt`"),
     Way("droplet_kit", '`DropletKit::Client.new(access_token:, api_url: "https://HOST:PORT")`; `SSL_CERT_FILE=ca.crt`'),
-    Way("Ansible, community.digitalocean", "`baseurl: https://HOST:PORT/v2`, without a slash at the end"),
     Way(
         "Ansible, digitalocean.cloud",
         "`client_override_options: {endpoint: https://HOST:PORT, connection_verify: ca.crt}`. It goes through pydo, "
@@ -95,6 +99,11 @@ _RUN = """
 A test runs with every client that has the calls for it; `passes` is such a run. What a client reads is compared with
 what it wrote by the fields that its users read. The tests are in `tests/clients/{file}`."""
 
+_ANSIBLE = """
+### Ansible
+
+The modules of community.digitalocean, run as a task runs them. In `tests/clients/test_ansible.py`."""
+
 _TOLD = """
 ## How each tells of a fault
 
@@ -110,7 +119,11 @@ def page() -> str:
 def _lines() -> Iterator[str]:
     yield _HEAD
     yield _POINT
-    yield from _table(("client", "version", "how"), ((way.client, version(way.client), way.how) for way in RUN))
+    run = (
+        *((way.client, version(way.client), way.how) for way in RUN),
+        (ANSIBLE.client, test_ansible.VERSION, ANSIBLE.how),
+    )
+    yield from _table(("client", "version", "how"), run)
     yield "\nThese are not run; what they send is tried by requests that are theirs to the letter:\n"
     yield from _table(("client", "how"), OTHERS)[1:]
     names = [kind.name for kind in CLIENTS]
@@ -120,12 +133,15 @@ def _lines() -> Iterator[str]:
         title = _RUN if module is test_clients else "\n### Faults\n\nIn `tests/clients/{file}`."
         yield title.format(file=Path(str(module.__file__)).name)
         yield from _table(("", *names, "test"), _ran(module))
+    yield _ANSIBLE
+    ran = ((str(test.__doc__), f"`{name}`") for name, test in vars(test_ansible).items() if name.startswith("test_"))
+    yield from _table(("", ANSIBLE.client, "test"), ((shown, "passes", name) for shown, name in ran))
     yield _TOLD
     rows = ((f"{code} {text}", *(f"`{_kind(kind, code)}`" for kind in CLIENTS)) for code, text in FAULTS)
     yield from _table(("", *names), rows)
 
 
-def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]] | tuple[Way, ...]) -> list[str]:
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
     lines = [head, ("---",) * len(head), *rows]
     return ["", *(f"| {' | '.join(cells)} |" for cells in lines)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import clients_page
 import pytest
-from clients import test_clients, test_faults
+from clients import test_ansible, test_clients, test_faults
 from clients.every import CLIENTS, able
 from clients.via_mcp import GODO, PROGRAM
 
@@ -43,6 +44,12 @@ def test_what_is_installed_is_what_the_page_says(name: str) -> None:
 @pytest.mark.process
 def test_godo_is_of_the_version_that_the_page_says() -> None:
     assert f"github.com/digitalocean/godo@v{GODO}".encode() in PROGRAM.read_bytes()
+
+
+@pytest.mark.process
+def test_the_collection_is_of_the_version_that_the_page_says() -> None:
+    manifest = test_ansible.MODULES.joinpath(*test_ansible.COLLECTION.split("."), "MANIFEST.json")
+    assert json.loads(manifest.read_text())["collection_info"]["version"] == test_ansible.VERSION
 
 
 @pytest.mark.parametrize("module", [test_clients, test_faults])

@@ -12,6 +12,8 @@ from clients.client import Client
 from clients.every import able
 from clients.site import Site, Tenant, running
 
+collect_ignore = ["ansible"]  # installed there, with tests of its own
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that has a client runs with every one that has the calls which it needs."""
