@@ -124,7 +124,7 @@ def _lines() -> Iterator[str]:
         (ANSIBLE.client, test_ansible.VERSION, ANSIBLE.how),
     )
     yield from _table(("client", "version", "how"), run)
-    yield "\nThese are not run; what they send is tried by requests that are theirs to the letter:\n"
+    yield "\nThese are not run; `tests/test_contract_clients.py` and `test_contract_godo.py` send what they send:\n"
     yield from _table(("client", "how"), OTHERS)[1:]
     names = [kind.name for kind in CLIENTS]
     yield _CALLS
