@@ -191,7 +191,10 @@ class Targets(Body):
 
 
 class _RuleBody(Body):
+    """`action`: newer clients know rules that deny; here all allow, and to say so is no news."""
+
     protocol: Literal["tcp", "udp", "icmp"]
+    action: Literal["allow"] | None = None
     ports: Annotated[
         Any,
         Field(default=None, validate_default=True),
