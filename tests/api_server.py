@@ -25,6 +25,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import conformance
 from memorystore import MemoryJournal
 from webob import Request
 
@@ -178,9 +179,9 @@ class World:
     settings: Settings = field(default_factory=Settings)
     limits: Limits = field(default_factory=Limits)
     runtime: Runtime = field(default_factory=Threads)
+    store: Any = field(default_factory=Memory)
 
     def __post_init__(self) -> None:
-        self.store = Memory()
         self.core = Core(Policy(), 0, self.store, self.runtime, limits=self.limits)
         self.access = Access()
         self.access.grant(OPERATOR, Caller(Role.OPERATOR))
@@ -207,6 +208,7 @@ class World:
         if token is not None:
             request.headers["Authorization"] = f"Bearer {token}"
         response = request.get_response(self.application)
+        conformance.check(method, path, response.status_code, response.headers, response.body)
         return Answer(response.status_code, response.headers, response.body)
 
     def furnish(self) -> World:
@@ -322,12 +324,13 @@ def read_all(client: socket.socket) -> bytes:
 
 
 def main() -> None:
-    """Serves until stdin ends.  Paths under /test/ let a test drive the switches."""
+    """Serves until stdin ends, in memory unless told a database.  Paths under /test/ let a test drive the switches."""
     from eventlet import tpool
     from eventlet.event import Event as GreenEvent
     from eventlet.semaphore import Semaphore
 
     from firewall_app.api import server as api_server
+    from firewall_app.store import Store
 
     class Waiting:
         def __init__(self) -> None:
@@ -358,7 +361,8 @@ def main() -> None:
         return eventlet.spawn_after(0.1, answer)
 
     host, settings = sys.argv[1], json.loads(sys.argv[2])
-    world = World(Settings(**settings), runtime=Green()).furnish()
+    store = Store.open(settings["database"]) if "database" in settings else Memory()
+    world = World(Settings(**settings), runtime=Green(), store=store).furnish()
     for switch in world.switches.values():
         switch.later = soon
 

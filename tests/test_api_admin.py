@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -286,3 +287,17 @@ def test_a_core_without_a_deed_writes_no_line(world: World) -> None:
     world.core.write(lambda draft: draft.drop(draft.peek().ports["p103"]))
     assert len(log(world)) == before
     assert OPERATOR not in repr(world.store.log)
+
+
+@pytest.mark.parametrize("query", ["since=0001-01-01T00:00:00%2B10:00", "until=9999-12-31T23:59:59-10:00"])
+def test_moments_outside_the_calendar_are_refused(world: World, query: str) -> None:
+    assert world.call("GET", f"/v1/audit?{query}").status == 422
+
+
+def test_text_that_no_database_keeps_is_refused(world: World) -> None:
+    assert world.call("GET", "/v1/audit?path=%00").status == 422
+
+
+def test_the_farthest_page_is_empty(tmp_path: Path) -> None:
+    world = World(store=Store.open(f"sqlite:///{tmp_path}/firewall.db"))
+    assert world.good("GET", f"/v1/audit?page={10**18 - 1}&per_page=200")["entries"] == []

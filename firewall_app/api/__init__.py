@@ -10,7 +10,8 @@
     render.py   values to JSON
     paging.py   collections in pages
     errors.py   which status each error becomes
-    openapi.py  the document that describes all of it
+    openapi.py  the document that describes all of it: operations.py in words, shapes.py and answers.py as schemas
+    documentation.py  the page at /docs, which shows it
     server.py   the listener, with its limits; the only file that knows eventlet
 
 It calls service/ and knows neither the store nor OpenFlow.

@@ -49,17 +49,16 @@ _EXACT = ("account", "token", "request_id", "method", "path")
 def list_audit(call: Call) -> object:
     """The newest first."""
     wanted = {name: call.query[name] for name in _EXACT if call.query.get(name)}
-    faults: list[Fault] = []
+    faults = [Fault(name, "may not hold the character 0") for name, text in wanted.items() if "\0" in text]
     for name in ("since", "until"):
         if text := call.query.get(name):
             try:
                 when = datetime.fromisoformat(text)
-            except ValueError:
+                when = (when if when.tzinfo else when.replace(tzinfo=UTC)).astimezone(UTC)
+            except (ValueError, OverflowError):  # the first and the last day of the calendar, elsewhere
                 faults.append(Fault(name, "must be a moment as 2026-01-02T03:04:05Z"))
                 continue
-            wanted[name] = (
-                (when if when.tzinfo else when.replace(tzinfo=UTC)).astimezone(UTC).isoformat(timespec="microseconds")
-            )
+            wanted[name] = when.isoformat(timespec="microseconds")
     if outcome := call.query.get("outcome"):
         if outcome not in (known.value for known in Outcome):
             faults.append(Fault("outcome", f"must be one of {', '.join(known.value for known in Outcome)}"))

@@ -24,7 +24,7 @@ from ..service.access import Access, Caller, Role
 from ..service.core import Core
 from ..service.deed import Deed
 from ..settings import Settings
-from . import admin, cors, errors, explain, external, openapi, preconditions, schemas, v1, v2
+from . import admin, cors, documentation, errors, explain, external, openapi, preconditions, schemas, v1, v2
 from .errors import BadBody, BadRequest, Forbidden, HttpError, NotJson, TooLarge, TooSlow, Unauthenticated
 from .limits import FailedAttempts, RateLimits
 from .metrics import Metrics
@@ -76,9 +76,8 @@ class _Application:
         self._settings = settings
         self._limits = RateLimits(settings.rate_limit, settings.rate_burst)
         self._attempts = FailedAttempts(settings.failed_attempts)
-        described = openapi.document(ROUTES)
-        document = Route("GET", "/openapi.json", lambda _: described, 200)
-        self._routes = Routes((*ROUTES, *metrics.routes(settings), document))
+        routes = (*ROUTES, *metrics.routes(settings))
+        self._routes = Routes((*routes, openapi.route(routes, settings), *documentation.ROUTES))
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         begun = time.monotonic()
@@ -331,7 +330,7 @@ def _read(environ: Environ, limit: int) -> bytes:
 def _parse(data: bytes, most: int) -> object:
     """JSON as RFC 8259 has it, and unambiguous: no key twice, no NaN, no text that cannot be stored."""
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_members, parse_constant=_no_number)
+        value = json.loads(data.decode(), object_pairs_hook=_members, parse_constant=_no_number, parse_float=_number)
         _check_values(value, most)
     except (ValueError, RecursionError) as error:
         raise BadBody(str(error)) from None
@@ -343,6 +342,12 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(found) < len(pairs):
         raise ValueError("a key stands twice in one object")
     return found
+
+
+def _number(text: str) -> float:
+    """`1.0` is an integer, as JSON Schema has it: some languages know but one kind of number."""
+    found = float(text)
+    return int(found) if found.is_integer() else found
 
 
 def _no_number(text: str) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, WithJsonSchema, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from ..pipeline.probes import SOURCE_PORT
 from ..policy.decide import Check, Packet
@@ -13,6 +13,7 @@ from ..policy.policy import Policy
 from ..service import describe
 from ..service.describe import Json
 from ..service.explain import Answer, End, Nearest, Question, explain
+from . import shapes
 from .routes import Call, Route
 from .schemas import Body, DropletId
 
@@ -30,31 +31,28 @@ def _port(value: object) -> int:
     raise ValueError("must be one port, from 1 to 65535: a packet has no range of them")
 
 
-_ONE_PORT = WithJsonSchema(
-    {
-        "anyOf": [
-            {"type": "integer", "minimum": 1, "maximum": 65535},
-            {"type": "string", "pattern": "^[0-9]{1,5}$", "examples": ["443"]},
-            {"type": "null"},
-        ]
-    }
-)
+_ONE_PORT = WithJsonSchema(shapes.ONE_PORT)
 
 
 class EndBody(Body):
     """A droplet, a port or an address; an address beside one of the others says which of theirs."""
 
+    model_config = ConfigDict(json_schema_extra=shapes.ONE_END)
     one_of = ("droplet_id", "port", "address")
 
     droplet_id: DropletId | None = None
     port: str | None = None
-    address: Annotated[str, AfterValidator(_host)] | None = None
+    address: Annotated[str, AfterValidator(_host), WithJsonSchema(shapes.HOST)] | None = None
 
     def end(self) -> End:
         return End(self.droplet_id, self.port, address(self.address) if self.address is not None else None)
 
 
 class ExplainBody(Body):
+    """A packet, which need not exist."""
+
+    model_config = ConfigDict(json_schema_extra=shapes.PACKET_PORTS)
+
     source: Annotated[EndBody, Field(alias="from")]
     target: Annotated[EndBody, Field(alias="to")]
     protocol: Literal["tcp", "udp", "icmp"]

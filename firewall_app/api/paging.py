@@ -11,6 +11,7 @@ from .routes import Call
 
 T = TypeVar("T")
 DEFAULT_PER_PAGE, MOST_PER_PAGE = 20, 200
+MOST_COUNTED = 2**62  # a page may be farther off than databases can count
 
 
 def page(call: Call, key: str, items: Sequence[T], render: Callable[[T], object]) -> dict[str, object]:
@@ -23,7 +24,7 @@ def page_of(
 ) -> dict[str, object]:
     """`page` of what is not at hand: `fetch` gives so many items from one on, and how many there are in all."""
     number, size = _wanted(call)
-    shown, total = fetch((number - 1) * size, size)
+    shown, total = fetch(min((number - 1) * size, MOST_COUNTED), size)
     last = max(1, -(-total // size))
     links: dict[str, int] = {}
     if number > 1:

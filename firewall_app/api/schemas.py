@@ -18,24 +18,26 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic_core import CoreSchema, ErrorDetails
+from typing_extensions import TypeAliasType
 
 from ..policy.errors import Fault, Invalid
 from ..policy.model import Direction, Droplet, Firewall, Peer, Port, PortRange, Protocol, Rule, Tag, network
 from ..service.firewalls import FirewallSpec
+from . import shapes
+from .shapes import LONGEST_INTERFACE, LONGEST_NAME
 
 # --------------------------------------------------------------------------------------------- single values
 
-# OpenFlow carries 16 bytes of a port's name, the last one zero.
-LONGEST_INTERFACE = 15
-LONGEST_NAME = 255
 _ACCOUNT = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_NAME = re.compile(shapes.PRINTABLE)
 
 
 def _droplet_id(value: object) -> int:
@@ -65,7 +67,7 @@ def _firewall_name(text: str) -> str:
 
 
 def _name(text: str) -> str:
-    if len(text) > LONGEST_NAME or not text.isprintable():
+    if len(text) > LONGEST_NAME or not _NAME.fullmatch(text):
         raise ValueError(f"must be at most {LONGEST_NAME} printable characters")
     return text
 
@@ -151,16 +153,28 @@ def ports(protocol: str | None, value: object) -> PortRange:
 
 # --------------------------------------------------------------------------------------------- bodies
 
-DropletId = Annotated[
-    int,
-    BeforeValidator(_droplet_id),
-    WithJsonSchema({"type": ["integer", "string"], "minimum": 1, "pattern": "^[0-9]+$"}),
-]
-AddressText = Annotated[str, AfterValidator(_address)]
-Name = Annotated[str, AfterValidator(_name)]
-Account = Annotated[str, AfterValidator(account)]
+# Types with a name of their own stand once in the OpenAPI document.
+DropletId = TypeAliasType("DropletId", Annotated[int, BeforeValidator(_droplet_id), WithJsonSchema(shapes.DROPLET_ID)])
+AddressText = TypeAliasType("AddressText", Annotated[str, AfterValidator(_address), WithJsonSchema(shapes.ADDRESS)])
+Name = Annotated[str, AfterValidator(_name), WithJsonSchema(shapes.NAME)]
+Account = Annotated[str, AfterValidator(account), WithJsonSchema(shapes.ACCOUNT)]
+TagName = Annotated[str, AfterValidator(_tag), WithJsonSchema(shapes.TAG)]
+TagThere = Annotated[str, WithJsonSchema(shapes.TEXT)]  # must exist already: what cannot be a tag does not
+Uid = Annotated[str, WithJsonSchema(shapes.TEXT)]
+Uplink = Annotated[str, BeforeValidator(_uplink), WithJsonSchema(shapes.UPLINK)]
+Interface = Annotated[str, AfterValidator(_interface), WithJsonSchema(shapes.INTERFACE)]
+OwnAddress = Annotated[str, AfterValidator(_own_address), WithJsonSchema(shapes.OWN_ADDRESS)]
+
+
+def _at_most(setting: str) -> Any:
+    """How long a list may be is a setting; openapi.py puts the number there."""
+    return Field(default=None, json_schema_extra={"x-setting": setting})
+
+
 # What only answers hold.
-ReadOnly = Annotated[Any, Field(default=None, json_schema_extra={"readOnly": True})]
+ReadOnly = Annotated[
+    Any, Field(default=None, description="Ignored: only answers hold it.", json_schema_extra={"readOnly": True})
+]
 
 
 class Body(BaseModel):
@@ -170,15 +184,22 @@ class Body(BaseModel):
 
     one_of: ClassVar[tuple[str, ...]] = ()  # keys of which at least one must be there
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        found = handler.resolve_ref_schema(handler(core))
+        if cls.one_of:
+            found.setdefault("anyOf", [{"required": [name]} for name in cls.one_of])
+        return found
+
 
 class Targets(Body):
-    """Whom a rule names."""
+    """Whom a rule names; nobody when all is empty.  A list may hold {max_entries} entries."""
 
     addresses: list[AddressText] | None = None
     droplet_ids: list[DropletId] | None = None
-    tags: list[str] | None = None
-    load_balancer_uids: list[str] | None = None
-    kubernetes_ids: list[str] | None = None
+    tags: list[TagThere] | None = None
+    load_balancer_uids: list[Uid] | None = None
+    kubernetes_ids: list[Uid] | None = None
 
     def peer(self) -> Peer:
         return Peer(
@@ -193,12 +214,18 @@ class Targets(Body):
 class _RuleBody(Body):
     """`action`: newer clients know rules that deny; here all allow, and to say so is no news."""
 
+    model_config = ConfigDict(json_schema_extra=shapes.PORTS_BY_PROTOCOL)
+
     protocol: Literal["tcp", "udp", "icmp"]
     action: Literal["allow"] | None = None
     ports: Annotated[
         Any,
-        Field(default=None, validate_default=True),
-        WithJsonSchema({"type": ["string", "integer", "null"], "examples": ["443", "8000-9000", "0"]}),
+        Field(
+            default=None,
+            validate_default=True,
+            description="One port, a range such as `8000-9000`, or `0` or `all` for all; `icmp` has none.",
+            examples=["443", "8000-9000", "0"],
+        ),
     ]
 
     @field_validator("ports")
@@ -212,6 +239,8 @@ class _RuleBody(Body):
 
 
 class InboundRule(_RuleBody):
+    """Lets peers open connections to the droplets."""
+
     sources: Targets | None
 
     def rule(self) -> Rule:
@@ -219,6 +248,8 @@ class InboundRule(_RuleBody):
 
 
 class OutboundRule(_RuleBody):
+    """Lets the droplets open connections to peers."""
+
     destinations: Targets | None
 
     def rule(self) -> Rule:
@@ -241,9 +272,13 @@ class RulesBody(Body):
 
 
 class FirewallBody(RulesBody):
-    name: Annotated[str, AfterValidator(_firewall_name)]
-    droplet_ids: list[DropletId] | None = None
-    tags: list[str] | None = None
+    """A firewall whole: what is left out is empty."""
+
+    inbound_rules: list[InboundRule] | None = _at_most("max_rules")
+    outbound_rules: list[OutboundRule] | None = _at_most("max_rules")
+    name: Annotated[str, AfterValidator(_firewall_name), WithJsonSchema(shapes.FIREWALL_NAME)]
+    droplet_ids: list[DropletId] | None = _at_most("max_droplets")
+    tags: list[TagThere] | None = _at_most("max_tags")
     id: ReadOnly
     status: ReadOnly
     created_at: ReadOnly
@@ -271,11 +306,11 @@ class DropletIdsBody(Body):
 
 
 class TagsBody(Body):
-    tags: list[str] | None
+    tags: list[TagThere] | None
 
 
 class TagBody(Body):
-    name: Annotated[str, AfterValidator(_tag)]
+    name: TagName
     resources: ReadOnly
 
 
@@ -290,7 +325,9 @@ class ResourcesBody(Body):
 
 class HypervisorBody(Body):
     name: Name | None = None
-    uplinks: list[Annotated[str, BeforeValidator(_uplink)]] | None = None
+    uplinks: list[Uplink] | None = Field(
+        default=None, description="Interfaces, shell patterns or OpenFlow numbers; null: what the options say."
+    )
     dpid: ReadOnly
     registered: ReadOnly
     created_at: ReadOnly
@@ -305,7 +342,7 @@ class HypervisorBody(Body):
 class DropletBody(Body):
     account: Account | None = None
     name: Name | None = None
-    tags: list[Annotated[str, AfterValidator(_tag)]] | None = None
+    tags: list[TagName] | None = None
     id: ReadOnly
     created_at: ReadOnly
 
@@ -324,15 +361,18 @@ class ExternalPeerBody(Body):
 class PortBody(Body):
     """`interface` or `number` says which switch port it is; of both, an answer's, one was read from the switch."""
 
+    model_config = ConfigDict(json_schema_extra=shapes.INTERFACE_OR_NUMBER)
     one_of = ("interface", "number")
 
     droplet_id: DropletId
-    hypervisor: Annotated[str, AfterValidator(_dpid)]
-    interface: Annotated[str, AfterValidator(_interface)] | None = None
-    number: Annotated[int, AfterValidator(_number)] | None = None
-    mac: Annotated[str, AfterValidator(_mac)]
-    addresses: list[Annotated[str, AfterValidator(_own_address)]] | None = None
-    max_connections: Annotated[int, AfterValidator(_connections)] | None = None
+    hypervisor: Annotated[str, AfterValidator(_dpid), WithJsonSchema(shapes.DPID)]
+    interface: Interface | None = None
+    number: Annotated[int, AfterValidator(_number), WithJsonSchema(shapes.OFPORT)] | None = None
+    mac: Annotated[str, AfterValidator(_mac), WithJsonSchema(shapes.MAC)]
+    addresses: list[OwnAddress] | None = Field(default=None, description="What the droplet may send from.")
+    max_connections: Annotated[int, AfterValidator(_connections), WithJsonSchema(shapes.CONNECTIONS)] | None = Field(
+        default=None, description="Tracked at once; 0: no limit, null: the option `max_port_connections`."
+    )
     id: ReadOnly
     status: ReadOnly
     error: ReadOnly
@@ -340,6 +380,8 @@ class PortBody(Body):
 
 
 class TokenBody(Body):
+    model_config = ConfigDict(json_schema_extra=shapes.ACCOUNT_BY_ROLE)
+
     role: Literal["operator", "tenant", "viewer"]
     account: Account | None = None
     note: Name | None = None
