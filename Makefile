@@ -13,6 +13,13 @@ install: .venv/installed    ## the virtual environment, nothing else
 	@scripts/install-venv $(PYTHON)
 	@touch $@
 
+NPM_INSTALLED := tests/clients/node/node_modules/.package-lock.json
+.PHONY: clients
+clients: install $(NPM_INSTALLED)
+$(NPM_INSTALLED): tests/clients/node/package-lock.json scripts/install-clients
+	@scripts/install-clients
+	@touch $@
+
 demo: rooted install   ## two hypervisors, five droplets, real packets: a story in the terminal (KEEP=1 leaves it running)
 	@scripts/install-system $(OVS_PACKAGES)
 	@$(V)/python -m lab.demo $(if $(KEEP),--keep)
@@ -20,9 +27,9 @@ demo: rooted install   ## two hypervisors, five droplets, real packets: a story 
 run: install    ## the controller alone: OpenFlow on 6653, REST on 127.0.0.1:8080, a SQLite file in run/
 	@scripts/run
 
-test: rooted install   ## every test, those with a real Open vSwitch and PostgreSQL included
+test: rooted install clients   ## every test, those with a real Open vSwitch and PostgreSQL included
 	@scripts/install-system $(TEST_PACKAGES)
-	@$(V)/python -m pytest -n 2 --dist loadgroup
+	@$(V)/python -m pytest -n 2
 
 check: install  ## the quick gate: format, lint, types, import contracts, unit tests (no root, no Open vSwitch)
 	@scripts/check
@@ -30,7 +37,7 @@ check: install  ## the quick gate: format, lint, types, import contracts, unit t
 format: install ## put the code into shape
 	@$(V)/ruff check -q --fix . ; $(V)/ruff format -q .
 
-ovs lab: rooted install    ## the tests with a real ovs-vswitchd; with namespaces and packets
+ovs lab: rooted install clients    ## the tests with a real ovs-vswitchd; with namespaces and packets
 	@scripts/install-system $(TEST_PACKAGES)
 	@$(V)/python -m pytest -m $@
 
@@ -51,7 +58,8 @@ docs: install   ## write the pages that are generated from the code
 	@$(V)/python -m firewall_app.pipeline counts > docs/flows.md
 	@$(V)/python -m firewall_app.settings > docs/options.md
 	@$(V)/python tests/behaviours.py > docs/behaviours.md
+	@PYTHONPATH=. $(V)/python tests/clients_page.py > docs/clients.md
 
 clean:          ## remove what make made
-	@rm -rf .venv .wheels run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .wheels tests/clients/ansible tests/clients/node/node_modules run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -prune -exec rm -rf {} +

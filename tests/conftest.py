@@ -11,6 +11,7 @@ from collections.abc import Generator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 import firewall_app_startup  # noqa: F401 - before anything may import ryu.app.wsgi
 
@@ -30,11 +31,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", action="store_true", help="write tests/golden/* anew instead of comparing with them")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class _Files(LoadScopeScheduling):
     """With -n a file stays with one worker, for its fixtures; and so do all labs, which look for leftovers of labs."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("lab" if item.get_closest_marker("lab") else item.path.name))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return "labs" if "/test_lab_" in file else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    return _Files(config, log)
 
 
 @pytest.fixture

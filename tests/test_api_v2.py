@@ -641,3 +641,10 @@ def test_what_is_read_is_what_was_written_and_writing_it_back_changes_nothing(bo
     before = world.core.revision, world.store.revision
     assert world.good("PUT", one, world.good("GET", one)["firewall"])["firewall"] == firewall
     assert before == (world.core.revision, world.store.revision)
+
+
+def test_a_rule_may_say_that_it_allows_and_nothing_else(world: World) -> None:
+    firewall = made(world, {"inbound_rules": [{**SSH, "action": "allow"}, {**PING, "action": None}]})
+    assert firewall["inbound_rules"] == [SSH, PING]
+    answer = world.call("POST", "/v2/firewalls", {"name": "x2", "inbound_rules": [{**SSH, "action": "deny"}]})
+    assert (answer.status, answer.problems) == (422, {"inbound_rules[0].action": "must be 'allow'"})

@@ -219,6 +219,9 @@ def test_R8_a_client_that_joins_what_stands_behind_the_mark_comes_back(api: Api,
         ({"Host": "fw.example:8443", "X-Forwarded-Proto": "https"}, "https://fw.example:8443/v2/tags"),
         ({"Host": "[2001:db8::1]:80"}, "http://[2001:db8::1]:80/v2/tags"),
         ({"Host": "fw.example", "X-Forwarded-Proto": "gopher"}, "http://fw.example/v2/tags"),
+        ({"Host": "fw.example", "X-Forwarded-Proto": "HTTPS, http"}, "https://fw.example/v2/tags"),
+        ({"Host": "fw.example", "X-Forwarded-Prefix": "/cloud/fw/"}, "http://fw.example/cloud/fw/v2/tags"),
+        ({"Host": "fw.example", "X-Forwarded-Prefix": "evil.example"}, "http://fw.example/v2/tags"),
     ],
 )
 def test_1_2_urls(api: Api, headers: dict[str, str], base: str) -> None:
@@ -383,7 +386,7 @@ def test_3_4_one_port_is_text_when_it_is_read(api: Api, ports: object) -> None:
     assert read_back(api, "tcp", ports) == b'"443"'
 
 
-@pytest.mark.parametrize("ports", ["8000-9000", "1-2", "65534-65535"])
+@pytest.mark.parametrize("ports", ["8000-9000", "1-2", "65534-65535", "443-443", "65535-65535"])
 def test_3_4_range_is_echoed(api: Api, ports: str) -> None:
     assert read_back(api, "udp", ports) == raw(ports)
 

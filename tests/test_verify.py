@@ -158,7 +158,7 @@ def test_T194_flows_of_any_policy_read_from_their_text_do_what_it_means(
 
 
 def of_rules() -> list[Flow]:
-    flows = compiled(representative())
+    flows = sorted(compiled(representative()), key=lambda flow: flow.text)  # in one order in every process
     return [flow for flow in flows if (parts := cookie_parts(flow.cookie)) is not None and parts[0] is Kind.RULE]
 
 

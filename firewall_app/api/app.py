@@ -251,12 +251,13 @@ def _path(environ: Environ) -> str:
 
 
 def _url(environ: Environ) -> str:
-    """The URL as the client wrote it, less the query; a proxy that ends TLS says so."""
-    scheme = environ.get("HTTP_X_FORWARDED_PROTO", "")
+    """The URL as the client wrote it, less the query; a proxy that ends TLS, or cuts off a prefix, says so."""
+    scheme = environ.get("HTTP_X_FORWARDED_PROTO", "").partition(",")[0].strip().lower()  # the first of several proxies
     if scheme not in ("http", "https"):
         scheme = environ["wsgi.url_scheme"]
     host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
-    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    prefix = environ.get("HTTP_X_FORWARDED_PREFIX", "").rstrip("/")
+    path = (prefix if prefix.startswith("/") else "") + environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
     return f"{scheme}://{host}{quote(path, safe='/:@', encoding='latin-1', errors='replace')}"
 
 

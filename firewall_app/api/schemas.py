@@ -212,9 +212,12 @@ class Targets(Body):
 
 
 class _RuleBody(Body):
+    """`action`: newer clients know rules that deny; here all allow, and to say so is no news."""
+
     model_config = ConfigDict(json_schema_extra=shapes.PORTS_BY_PROTOCOL)
 
     protocol: Literal["tcp", "udp", "icmp"]
+    action: Literal["allow"] | None = None
     ports: Annotated[
         Any,
         Field(
