@@ -17,7 +17,6 @@ import os
 import secrets
 import signal
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,9 +43,9 @@ from .openflow.link import Link
 from .pipeline.compile import Rulings
 from .policy.errors import StoreError
 from .records import Entry, Outcome, Token
+from .service import tokens
 from .service.access import Access, Caller, Role, digest
-from .service.core import Core, Event, FlowStats, Limits
-from .service.tokens import told
+from .service.core import Core, Event, FlowStats, Limits, Lock
 from .settings import FORGET, Settings, read
 from .store import Store
 
@@ -76,8 +75,8 @@ class _Event:
 class _Runtime:
     """`service.core.Runtime` on eventlet: slow work goes to a native thread, the loop goes on."""
 
-    def lock(self) -> AbstractContextManager[object]:
-        lock: AbstractContextManager[object] = Semaphore()
+    def lock(self) -> Lock:
+        lock: Lock = Semaphore()
         return lock
 
     def slow(self, work: Callable[[], T]) -> T:
@@ -139,10 +138,11 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         return super().start()
 
     def _follow_tokens(self) -> None:
-        """Takes up what `python -m firewall_app.tokens --database` changes behind our back."""
+        """Takes up what `python -m firewall_app.tokens --database` changes behind our back, and what the store owes."""
         seen: object = None
         while True:
             try:
+                tokens.settle(self.core, self._access)
                 mark = self.core.stored(self.core.store.tokens_mark)
                 if mark != seen:
                     with self.core.alone():
@@ -150,6 +150,8 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
                 seen = mark
             except StoreError:
                 pass  # /readyz and every write say so
+            except Exception:
+                LOG.exception("the tokens in the store cannot be followed")
             eventlet.sleep(TOKEN_SECONDS)
 
     def close(self) -> None:
@@ -228,8 +230,8 @@ def _access(store: Store, settings: Settings) -> Access:
             raise SystemExit(f"firewall: cannot write a first operator's token to {path}: {error}") from None
         now = datetime.now(UTC)
         token = Token(secrets.token_hex(8), digest(secret), Role.OPERATOR.value, None, "first", now)
-        change = {"kind": "token", "id": token.id, "before": None, "after": told(token)}
-        entry = Entry(now, "", "", "the first start", "", None, "", "", str(path), Outcome.DONE, changes=(change,))
+        made = tokens.change(None, token)
+        entry = Entry(now, "", "", "the first start", "", None, "", "", str(path), Outcome.DONE, changes=(made,))
         store.add_token(token, entry)
         access.keep(store.tokens())
         LOG.info("a first operator's token was made: it is in %s", path)

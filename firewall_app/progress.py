@@ -199,6 +199,16 @@ class Progress:
             return Status.FAILED
         return Status.WAITING if behind else Status.SUCCEEDED
 
+    def owing(self, firewall_ids: Iterable[str]) -> frozenset[str]:
+        """The hypervisors that have not confirmed what was last asked of them for these firewalls."""
+        return frozenset(
+            dpid
+            for firewall_id in firewall_ids
+            for asked in self._firewalls.get(firewall_id, {}).values()
+            for dpid, revision in asked.hosts.items()
+            if self.report(dpid).confirmed < revision
+        )
+
     def pending(self, policy: Policy, firewall_id: str) -> tuple[PendingChange, ...]:
         """The droplets that a firewall's last changes have not reached, by droplet id."""
         asked = self._firewalls.get(firewall_id, {})

@@ -83,6 +83,11 @@ class Settings:
         60, "requests a minute without a valid token from one address (IPv6: /64) before they get 429. 0: no limit",
         min=0,
     )  # fmt: skip
+    trusted_proxies: tuple[str, ...] = _option(
+        (),
+        "addresses of reverse proxies whose X-Forwarded-For is believed, and `unix` for those on a Unix socket; for "
+        "the audit log and `failed_attempts`",
+    )
     cors_origins: tuple[str, ...] = _option(
         (), "origins whose pages may use the API from a browser, as https://panel.example.com, or *; none: CORS is off"
     )
@@ -125,7 +130,7 @@ def read(conf: cfg.ConfigOpts) -> Settings:
         options.append(kind(option.name, default=default, help=option.metadata["help"], **option.metadata["bounds"]))
     conf.register_opts(options, group="firewall")
     values = {option.name: conf.firewall[option.name] for option in fields(Settings)}
-    for name in ("uplinks", "cors_origins"):
+    for name in ("uplinks", "trusted_proxies", "cors_origins"):
         values[name] = tuple(values[name])
     if values["forget_cached"] not in FORGET:
         raise cfg.Error(f"forget_cached is {values['forget_cached']!r}; it must be one of {', '.join(FORGET)}")

@@ -28,12 +28,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from .policy.errors import FirewallError
-from .records import Entry, Outcome, Token
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from .policy.errors import FirewallError, StoreError
+from .records import Entry, Outcome
 from .remote import Api, RemoteError
 from .service.access import Role
 from .service.describe import moment
-from .service.tokens import made, told
+from .service.tokens import change, made, revocable, told
 from .store import Store
 
 DONE, FAILED = 0, 1
@@ -75,23 +78,29 @@ class _Database:
 
     def create(self, role: Role, account: str | None, note: str) -> tuple[str, str]:
         token, secret = made(role, account, note, datetime.now(UTC))
-        self._store.add_token(token, self._entry("create", token, None, told(token)))
+        self._store.add_token(token, self._entry("create", change(None, token), account))
         return token.id, secret
 
     def revoke(self, token_id: str) -> None:
-        token = next((t for t in self._store.tokens() if t.id == token_id), None)
-        if token is None or token.revoked_at is None:
-            entry = self._entry("revoke", token, told(token), None) if token is not None else None
+        token = revocable(self._store.tokens(), token_id)
+        if token.revoked_at is None:
+            entry = self._entry("revoke", change(token, None), token.account)
             self._store.revoke_token(token_id, datetime.now(UTC), entry)
 
     @staticmethod
-    def _entry(what: str, token: Token, before: object, after: object) -> Entry:
-        change = {"kind": "token", "id": token.id, "before": before, "after": after}
+    def _entry(what: str, made: dict[str, object], account: str | None) -> Entry:
         return Entry(
             at=datetime.now(UTC), request_id="", token="", who=f"{_user()} by command", role=Role.OPERATOR.value,
-            account=token.account, address="", method="", path=f"tokens {what}", outcome=Outcome.DONE,
-            changes=(change,),
+            account=account, address="", method="", path=f"tokens {what}", outcome=Outcome.DONE, changes=(made,),
         )  # fmt: skip
+
+
+def _opened(url: str) -> Store:
+    """A store that is there: a name that was mistyped must not become a new one."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        raise StoreError(f"there is no store {parsed.database}; the controller makes it when it starts")
+    return Store.open(url)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         if arguments.database:
-            store = Store.open(arguments.database)
+            store = _opened(arguments.database)
             try:
                 return _run(_Database(store), arguments)
             finally:
@@ -109,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("--api needs --token-file")
         with Api(arguments.api, arguments.token_file.read_text().strip()) as api:
             return _run(_Rest(api), arguments)
-    except (FirewallError, RemoteError, OSError, ValueError) as error:
+    except (FirewallError, RemoteError, ArgumentError, OSError, ValueError) as error:
         print(f"tokens: {error}", file=sys.stderr)
         return FAILED
 

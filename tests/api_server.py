@@ -91,7 +91,11 @@ class Memory(MemoryJournal):
         self.ping()
         return self.policy, self.revision
 
-    def ping(self) -> None:
+    def newest(self) -> int:
+        self.ping()
+        return self.revision
+
+    def ping(self, write: bool = False) -> None:
         if self.broken:
             raise StoreError("disk full: secret details")
 

@@ -39,7 +39,10 @@ class MemoryStore(MemoryJournal):
             raise StoreError(self.broken)
         return self.stored
 
-    def ping(self):
+    def newest(self):
+        return self.load()[1]
+
+    def ping(self, write=False):
         if self.broken:
             raise StoreError(self.broken)
 

@@ -18,7 +18,7 @@ class MemoryJournal:
         self.keys: dict[tuple[str, str], tuple[str, str]] = {}
         self.kept: dict[str, Token] = {}
 
-    def ping(self) -> None:
+    def ping(self, write: bool = False) -> None:
         """Raises StoreError when the store is to fail."""
 
     def note(self, note: Note | None) -> None:

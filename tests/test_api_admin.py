@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from api_server import HV1, OPERATOR, OTHER_TENANT, TENANT, VIEWER, Threads, World
+from api_server import HV1, OPERATOR, OTHER_TENANT, TENANT, VIEWER, Threads, World, port
+from webob import Request
 
+from firewall_app.policy.errors import StoreError
 from firewall_app.records import Token
+from firewall_app.service import core, tokens
 from firewall_app.service.access import Access, digest
 from firewall_app.service.core import Core
 from firewall_app.store import Store
@@ -301,3 +305,136 @@ def test_text_that_no_database_keeps_is_refused(world: World) -> None:
 def test_the_farthest_page_is_empty(tmp_path: Path) -> None:
     world = World(store=Store.open(f"sqlite:///{tmp_path}/firewall.db"))
     assert world.good("GET", f"/v1/audit?page={10**18 - 1}&per_page=200")["entries"] == []
+
+
+# --------------------------------------------------------------------------------------------- what went wrong once
+
+
+def test_a_token_that_is_revoked_while_its_request_is_under_way_does_nothing(world: World) -> None:
+    first, second = (token(world, role="operator") for _ in range(2))
+
+    class Slow(BytesIO):
+        """A body whose end comes after the token was revoked."""
+
+        def read(self, size: int | None = -1) -> bytes:
+            assert world.call("DELETE", f"/v1/tokens/{first['id']}", token=second["token"]).status == 204
+            return super().read(size)
+
+    made = json.dumps({"role": "operator"}).encode()
+    request = Request.blank("/v1/tokens", method="POST", headers={"Authorization": f"Bearer {first['token']}"})
+    request.body_file, request.content_length = Slow(made), len(made)
+    assert request.get_response(world.application).status_code == 401
+    assert len(world.store.tokens()) == 2
+
+
+def test_a_token_that_is_revoked_while_a_write_waits_for_its_turn_does_nothing(world: World) -> None:
+    made = token(world, role="operator")
+    token(world, role="operator")
+
+    class Turn:
+        """Lets a writer in once its token was revoked."""
+
+        def acquire(self, *, timeout: float) -> bool:
+            world.access.bar(world.access.tokens[made["id"]], None)
+            return True
+
+        def release(self) -> None:
+            pass
+
+    world.core._writing = Turn()  # type: ignore[assignment]
+    assert world.call("PUT", "/v1/droplets/300", {"name": "late"}, token=made["token"]).status == 401
+    assert 300 not in world.core.policy.droplets
+
+
+def test_a_write_does_not_wait_for_ever_for_its_turn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "PATIENCE", 0.01)
+    with world.core.alone():
+        assert world.call("PUT", "/v1/droplets/300", {}).status == 503
+    assert world.call("PUT", "/v1/droplets/300", {}).status == 201
+
+
+def test_a_token_is_refused_from_its_revocation_even_if_the_store_cannot_keep_it(world: World) -> None:
+    token(world, role="operator")
+    made = token(world, role="tenant", account="acme")
+    world.store.broken = True
+    assert world.call("DELETE", f"/v1/tokens/{made['id']}").status == 503
+    assert world.call("GET", "/v2/tags", token=made["token"]).status == 401
+    world.access.keep(world.access.tokens.values())  # as when the store is read again
+    assert world.call("GET", "/v2/tags", token=made["token"]).status == 401
+    with pytest.raises(StoreError):
+        tokens.settle(world.core, world.access)
+    world.store.broken = False
+    tokens.settle(world.core, world.access)
+    assert world.access.barred == {}
+    assert world.store.kept[made["id"]].revoked_at is not None
+    assert last(world)["changes"][0]["before"]["id"] == made["id"]
+
+
+def test_a_line_has_a_bound(world: World) -> None:
+    addresses = [f"10.{i >> 8}.{i & 255}.{j}" for i in range(200) for j in range(5)]
+    rule = {"protocol": "tcp", "ports": "22", "sources": {"addresses": addresses}}
+    made = world.good("POST", "/v2/firewalls", {"name": "large", "inbound_rules": [rule] * 20})["firewall"]["id"]
+    (change,) = last(world)["changes"]
+    assert (change["kind"], change["id"], change["cut"], change["before"]) == ("firewall", made, "all", None)
+    assert list(change["after"]) == ["etag"]
+
+    small = {"protocol": "tcp", "ports": "23", "sources": {"addresses": ["10.0.0.1"]}}
+    world.good("POST", f"/v2/firewalls/{made}/rules", {"inbound_rules": [small]})
+    (change,) = last(world)["changes"]
+    assert change["cut"] == "difference"
+    assert (change["before"]["inbound_rules"], change["after"]["inbound_rules"]) == ([], [small])
+    assert change["after"]["name"] == "large"
+
+    for i in range(400):
+        world.good("PUT", f"/v1/droplets/{1000 + i}", {"name": "x" * 100, "tags": ["many"]})
+    world.good("DELETE", "/v2/tags/many")
+    changes = last(world)["changes"]
+    assert sum(len(json.dumps(change)) for change in changes) < (33 << 10)
+    assert changes[-1]["kind"] == "more"
+    assert len(changes) - 1 + changes[-1]["more"] == 401
+
+
+def test_rules_that_were_not_there_are_told(world: World) -> None:
+    made = world.good("POST", "/v2/firewalls", FIREWALL)["firewall"]["id"]
+    other = {"inbound_rules": [{**FIREWALL["inbound_rules"][0], "ports": "99"}]}
+    world.good("DELETE", f"/v2/firewalls/{made}/rules", other)
+    assert (last(world)["outcome"], last(world)["problem"]) == (
+        "unchanged",
+        "1 of the rules to be removed are not there",
+    )
+    world.good("DELETE", "/v1/ports/p101/rules", other)
+    assert last(world)["problem"] == "1 of the rules to be removed are not there"
+
+
+def test_a_port_is_of_its_droplets_account(world: World) -> None:
+    world.good("PUT", "/v1/ports/p201", port(201, HV1, "tap9", "10.0.0.9"))
+    assert last(world)["account"] == "acme"
+    world.good("DELETE", "/v1/ports/p201")
+    assert last(world)["account"] == "acme"
+
+
+def test_a_store_that_does_not_take_writes_is_not_ready_until_it_does(world: World) -> None:
+    class Full(type(world.store)):  # type: ignore[misc]
+        full = True
+
+        def commit(self, *_: Any, **__: Any) -> int:
+            raise StoreError("disk full")
+
+        def ping(self, write: bool = False) -> None:
+            if write and self.full:
+                raise StoreError("disk full")
+
+    world.store.__class__ = Full
+    assert world.call("GET", "/readyz").status == 200
+    assert world.call("PUT", "/v1/droplets/300", {}).status == 503
+    assert world.call("GET", "/readyz").status == 503
+    Full.full = False
+    assert world.call("GET", "/readyz").status == 200
+
+
+def test_deleting_a_firewall_waits_for_what_it_still_owes(world: World) -> None:
+    world.switches[HV1].mode = "silent"
+    made = world.good("POST", "/v2/firewalls", FIREWALL)["firewall"]["id"]
+    world.good("PUT", f"/v2/firewalls/{made}", {**FIREWALL, "droplet_ids": []})
+    answer = world.call("DELETE", f"/v2/firewalls/{made}", headers={"Prefer": "wait=0"})
+    assert answer.headers["X-Change-Status"] == "waiting"

@@ -276,6 +276,27 @@ def test_an_ipv6_host_is_its_64() -> None:
         attempts.add("192.0.2.2", 1)
 
 
+def test_an_ipv4_host_is_one_on_a_socket_of_both_versions() -> None:
+    attempts = FailedAttempts(1)
+    attempts.add("::ffff:192.0.2.1", 0)
+    attempts.add("::ffff:192.0.2.2", 0)
+    with pytest.raises(TooMany):
+        attempts.add("192.0.2.1", 0)
+
+
+def test_clients_behind_a_proxy_of_ours_are_told_apart() -> None:
+    world = World(settings=Settings(failed_attempts=1, trusted_proxies=("unix", "192.0.2.1")))
+
+    def guess(passed: str) -> int:
+        return world.call("GET", "/v2/firewalls", token="guess", headers={"X-Forwarded-For": passed}).status
+
+    assert [guess("198.51.100.1"), guess("198.51.100.2"), guess("198.51.100.1")] == [401, 401, 429]
+    assert guess("198.51.100.9, 198.51.100.2, 192.0.2.1") == 429  # what a client says of itself is not believed
+    unproxied = World(settings=Settings(failed_attempts=1))
+    world = unproxied
+    assert [guess("198.51.100.1"), guess("198.51.100.2")] == [401, 429]
+
+
 def test_no_limit_is_no_limit() -> None:
     limits, attempts = RateLimits(0, 0), FailedAttempts(0)
     for _ in range(10_000):

@@ -70,20 +70,29 @@ def test_over_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_on_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"sqlite:///{tmp_path}/firewall.db"
     command = Command(capsys, "--database", url)
+    command("list", status=1)
+    assert "there is no store" in command.said
+    assert not (tmp_path / "firewall.db").exists()
+    Store.open(url).close()
     secret = command("create", "--role", "operator", "--note", "first of all").strip()
-    ((token_id, _),) = in_force(command).items()
-    command("revoke", token_id)
-    command("revoke", token_id)
+    ((first, _),) = in_force(command).items()
+    command("revoke", first, status=1)
+    assert "last operator's token" in command.said
+    command("create", "--role", "operator")
+    command("revoke", first)
+    command("revoke", first)
     command("revoke", "none", status=1)
+    for wrong in (("--account", ""), ("--account", "a b"), (), ("--account", "acme", "--note", "two\nlines")):
+        command("create", "--role", "tenant", *wrong, status=1)
     store = Store.open(url)
     entries, total = store.entries({}, 0, 9)
-    (token,) = store.tokens()
+    tokens = {token.id: token for token in store.tokens()}
     store.close()
-    assert total == 2
+    assert total == 3
     assert all("by command" in entry.who for entry in entries)
-    assert secret not in repr((token, entries))
-    assert token.revoked_at is not None
-    Command(capsys, "--database", "sqlite:////no/such/place/firewall.db")("list", status=1)
+    assert secret not in repr((tokens, entries))
+    assert len(tokens) == 2
+    assert tokens[first].revoked_at is not None
 
 
 @pytest.mark.process

@@ -65,8 +65,7 @@ def list_audit(call: Call) -> object:
         wanted["outcome"] = outcome
     if faults:
         raise Invalid(faults)
-    core = call.core
-    return page_of(call, "entries", lambda at, n: core.stored(lambda: core.store.entries(wanted, at, n)), _audited)
+    return page_of(call, "entries", lambda first, count: call.core.entries(wanted, first, count), _audited)
 
 
 def _audited(entry: Entry) -> dict[str, object]:

@@ -487,12 +487,18 @@ class NewToken(Token):
 
 
 class Change(Answer):
-    """One object before and after; null is what was not there."""
+    """One object before and after; null is what was not there.
+
+    `cut`: before and after tell only the `difference` of the lists in them, or but an entity tag of each (`all`).
+    Where there were `more` objects than a line may tell, the last one says how many.
+    """
 
     kind: str
-    id: str | int
+    id: str | int | None
     before: dict[str, object] | None
     after: dict[str, object] | None
+    cut: Literal["difference", "all"] = "all"
+    more: int = 0
 
 
 class AuditEntry(Answer):

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -20,7 +20,7 @@ from webob import Response
 
 from ..policy.errors import Invalid, SwitchError
 from ..records import Entry, Outcome
-from ..service.access import Access, Caller, Role
+from ..service.access import Access, Caller, Role, account
 from ..service.core import Core
 from ..service.deed import Deed
 from ..settings import Settings
@@ -37,6 +37,7 @@ MOST_QUERY_KEYS = 50
 DEEPEST_BODY = 32  # nested lists and objects; the deepest that means anything here has 6
 # A body is checked where it is, but a long one beside the loop: all other requests and the switches would wait.
 LONG_BODY = 32 << 10  # bytes
+LONGEST_ADDRESS = 64  # characters; an IPv6 address with a zone is shorter
 LONGEST_PATH = LONGEST_PROBLEM = 4096  # characters that the audit log keeps
 BYTES_FOR_A_VALUE = 10  # an address in quotes is longer; shorter values are numbers in the hundred thousands
 
@@ -59,13 +60,11 @@ class _Request:
     id: str
     method: str
     path: str
+    address: str  # of the client
     route: str = ""  # the path of the route, when there is one
     caller: Caller | None = None
+    secret: str = field(default="", repr=False)
     headers: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def address(self) -> str:
-        return str(self.environ.get("REMOTE_ADDR") or "")
 
 
 class _Application:
@@ -81,7 +80,8 @@ class _Application:
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         begun = time.monotonic()
-        request = _Request(environ, str(uuid.uuid4()), environ["REQUEST_METHOD"], _path(environ))
+        address = _address(environ, self._settings.trusted_proxies)
+        request = _Request(environ, str(uuid.uuid4()), environ["REQUEST_METHOD"], _path(environ), address)
         try:
             response = self._answer(request)
             response.headers["x-request-id"] = request.id
@@ -108,13 +108,13 @@ class _Application:
             self._authenticate(request)
         if not route.writes:
             return self._handle(request, route, parameters, call)
-        call.deed = Deed(_entry(request, self._core.runtime.now()))
+        call.deed = Deed(_entry(request, self._core.runtime.now()), authority=lambda: self._still(request))
         call.core = self._core.acting(call.deed)
         try:
             response = self._handle(request, route, parameters, call)
         except Exception as error:
             failed = errors.status(error)[0] >= 500
-            call.core.record(Outcome.FAILED if failed else Outcome.REFUSED, str(error)[:LONGEST_PROBLEM])
+            call.core.record(Outcome.FAILED if failed else Outcome.REFUSED, str(error)[:LONGEST_PROBLEM], error)
             raise
         call.core.record(Outcome.DONE)
         return response
@@ -134,6 +134,7 @@ class _Application:
             call.deed.condition = preconditions.condition(environ, route, call, parameters)
         if route.body is not None:
             call.body = self._body(request, route, call)
+            self._still(request)
         before = call.core.policy
         found = route.handler(call, **parameters)
         if found is None:
@@ -163,16 +164,22 @@ class _Application:
         """Raises Unauthenticated, TooMany."""
         scheme, _, secret = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         caller = self._access.caller(secret.strip()) if scheme.lower() == "bearer" else None
-        now = time.time()
+        now = time.monotonic()
         if caller is None:
-            self._attempts.add(request.address, now)
+            left = self._attempts.add(request.address, now)
             LOG.warning(
-                "%s from %s: no valid token for %s %r", request.id, request.address, request.method, request.path
-            )
+                "%s from %s: no valid token for %s %r%s", request.id, request.address, request.method, request.path,
+                "" if left else "; more of them are not logged for a minute",
+            )  # fmt: skip
             raise Unauthenticated("a valid token is needed: Authorization: Bearer <token>")
-        request.caller = caller
+        request.caller, request.secret = caller, secret.strip()
         if caller.role is not Role.OPERATOR:
             request.headers |= self._limits.use(caller.token or caller, now)
+
+    def _still(self, request: _Request) -> None:
+        """Whether the caller's token is in force still, after a wait.  Raises Unauthenticated."""
+        if request.caller is not None and self._access.caller(request.secret) != request.caller:
+            raise Unauthenticated("the token was revoked while the request was under way")
 
     def _preflight(self, request: _Request) -> Response:
         """What a browser asks before it lets a page of another origin send something (CORS)."""
@@ -236,7 +243,7 @@ def _account(caller: Caller, query: dict[str, str], settings: Settings) -> str:
     if caller.role is Role.TENANT:
         raise Forbidden("this token has no account")
     try:
-        return schemas.account(asked) if asked is not None else settings.default_account
+        return account(asked) if asked is not None else settings.default_account
     except ValueError as error:
         raise Invalid.one("account", str(error)) from None
 
@@ -248,6 +255,15 @@ def _path(environ: Environ) -> str:
     """The path as text; WSGI passes bytes on in the guise of Latin-1."""
     raw: str = environ.get("PATH_INFO", "")
     return raw.encode("latin-1", "replace").decode("utf-8", "replace")
+
+
+def _address(environ: Environ, proxies: Sequence[str]) -> str:
+    """Where a request comes from: the last address that no proxy of ours has."""
+    address = str(environ.get("REMOTE_ADDR") or "") or "unix"
+    if address not in proxies:
+        return address
+    passed = environ.get("HTTP_X_FORWARDED_FOR", "").split(",")
+    return next((a for one in reversed(passed) if (a := one.strip()) and a not in proxies), address)[:LONGEST_ADDRESS]
 
 
 def _url(environ: Environ) -> str:

@@ -1,12 +1,13 @@
 """How often a token may be used, and how often an address may try tokens that nobody has.
 
-Sliding windows in memory: a restart forgives everything.  Times are seconds since the epoch.
+Sliding windows in memory: a restart forgives everything.  Times are those of a clock that is never set.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import math
+import time
 from collections import OrderedDict, deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -102,19 +103,20 @@ class FailedAttempts:
     def __init__(self, a_minute: int) -> None:
         self._windows = Windows((MINUTE, a_minute or 1 << 60))
 
-    def add(self, address: str, now: float) -> None:
-        """Raises TooMany."""
+    def add(self, address: str, now: float) -> int:
+        """Counts an attempt, and says how many more there may be.  Raises TooMany."""
         (window,) = self._windows.of(_network(address))
         if not window.left(now):
             wait = max(1, math.ceil(window.reset(now) - now))
             raise TooMany("too many failed attempts from this address", {"retry-after": str(wait)})
         window.use(now)
+        return window.left(now)
 
 
 def _state(window: Window, now: float) -> dict[str, str]:
     return {
         "ratelimit-remaining": str(window.left(now)),
-        "ratelimit-reset": str(math.ceil(window.reset(now))),
+        "ratelimit-reset": str(math.ceil(time.time() + window.reset(now) - now)),
     }
 
 
@@ -124,4 +126,6 @@ def _network(address: str) -> str:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return address  # a Unix socket
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
     return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address

@@ -30,13 +30,13 @@ from typing_extensions import TypeAliasType
 
 from ..policy.errors import Fault, Invalid
 from ..policy.model import Direction, Droplet, Firewall, Peer, Port, PortRange, Protocol, Rule, Tag, network
+from ..service.access import account
 from ..service.firewalls import FirewallSpec
 from . import shapes
 from .shapes import LONGEST_INTERFACE, LONGEST_NAME
 
 # --------------------------------------------------------------------------------------------- single values
 
-_ACCOUNT = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _NAME = re.compile(shapes.PRINTABLE)
 
 
@@ -69,13 +69,6 @@ def _firewall_name(text: str) -> str:
 def _name(text: str) -> str:
     if len(text) > LONGEST_NAME or not _NAME.fullmatch(text):
         raise ValueError(f"must be at most {LONGEST_NAME} printable characters")
-    return text
-
-
-def account(text: str) -> str:
-    """Raises ValueError."""
-    if not _ACCOUNT.fullmatch(text):
-        raise ValueError("must be an account: 1 to 64 letters, digits, '.', '_', ':', '-'")
     return text
 
 

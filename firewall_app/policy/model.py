@@ -224,6 +224,11 @@ class Peer:
         return tuple(network(text) for text in self.addresses)
 
     @property
+    def lists(self) -> tuple[tuple[object, ...], ...]:
+        """All that is named, each kind by itself."""
+        return self.addresses, self.droplet_ids, self.tags, self.load_balancer_uids, self.kubernetes_ids
+
+    @property
     def external_uids(self) -> tuple[str, ...]:
         return self.load_balancer_uids + self.kubernetes_ids
 

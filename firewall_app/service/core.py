@@ -8,11 +8,12 @@ go on meanwhile and see the policy before or after, never between.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
 
 from ..pipeline.compile import Rulings, units
 from ..pipeline.flow import Flow
@@ -25,6 +26,7 @@ from .deed import Deed
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
+PATIENCE = 10  # seconds that a write waits for those before it
 
 
 class KeptStore(Protocol):
@@ -34,7 +36,9 @@ class KeptStore(Protocol):
 
     def load(self) -> tuple[Policy, int]: ...
 
-    def ping(self) -> None: ...
+    def newest(self) -> int: ...
+
+    def ping(self, write: bool = False) -> None: ...
 
     def record(self, entry: Entry) -> None: ...
 
@@ -51,6 +55,18 @@ class KeptStore(Protocol):
     def revoke_token(self, token_id: str, when: datetime, entry: Entry | None = None) -> None: ...
 
 
+class Lock(Protocol):
+    """One at a time; of the kind that the runtime's loop knows."""
+
+    def acquire(self, *, timeout: float) -> bool: ...
+
+    def release(self) -> object: ...
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *_: Any) -> object: ...
+
+
 class Event(Protocol):
     """Something to wait for; of the kind that the runtime's loop knows."""
 
@@ -62,7 +78,7 @@ class Event(Protocol):
 class Runtime(Protocol):
     """How the program waits, runs slow work and tells time; the rim decides with what."""
 
-    def lock(self) -> AbstractContextManager[object]: ...
+    def lock(self) -> Lock: ...
 
     def slow(self, work: Callable[[], T]) -> T:
         """Runs blocking work without holding up anything else."""
@@ -141,7 +157,9 @@ class Core:
         self.runtime = runtime
         self.store = store
         self.store_failures = 0
+        self._takes_writes = True  # whether the store took the last write
         self._writing = runtime.lock()
+        self._reading = runtime.lock()  # the audit log, which has a connection of its own
         self._storing = runtime.lock()  # a store has one connection, and serves one caller at a time
         self._switches: dict[str, Switch] = {}
         self._cuts: dict[str, int] = {}  # hypervisor -> the newest revision that cuts live connections there
@@ -153,9 +171,26 @@ class Core:
         """This core, for one request that changes something."""
         return _Acting(self, deed)
 
-    def alone(self) -> AbstractContextManager[object]:
-        """While it is held nobody else writes."""
-        return self._writing
+    @contextmanager
+    def alone(self) -> Iterator[Deed]:
+        """While it is held nobody else writes; gives the deed that it is held for.
+
+        Raises StoreError when others do not come to an end; what the deed's authority raises.
+        """
+        if not self._writing.acquire(timeout=PATIENCE):
+            raise StoreError(f"others have been writing for {PATIENCE} s")
+        try:
+            deed = self.deed or Deed()
+            if deed.authority is not None:
+                deed.authority()
+            yield deed
+        finally:
+            self._writing.release()
+
+    def keep(self, deed: Deed, work: Callable[[Entry | None], None], entry: Entry | None) -> None:
+        """Has the store change something beside the policy, together with its line in the audit log; while `alone`."""
+        self.stored(lambda: work(entry), writes=True)
+        deed.noted = True
 
     def write(self, edit: Callable[[Draft], T]) -> Written[T]:
         """Drafts, commits and puts in force.  What `edit` raises leaves everything as it was.
@@ -163,8 +198,7 @@ class Core:
         Connections that live by what the write takes away are cut, on every switch as it follows, unless the deed
         keeps them.
         """
-        deed = self.deed or Deed()
-        with self._writing:
+        with self.alone() as deed:
             if deed.key is not None:
                 deed.made_before = self._made_before(deed.key)
             if deed.condition is not None:
@@ -176,15 +210,17 @@ class Core:
             before, revision = self.policy, self.revision
             after = draft.done()
             self._check_firewalls(before, after, changes)
-            note = deed.note(changes, value)
+            note = deed.note(changes, value, before)
             if changes:
                 try:
-                    revision = self.stored(lambda: self.store.commit(changes, counters, self.revision, note))
+                    revision = self.stored(
+                        lambda: self.store.commit(changes, counters, self.revision, note), writes=True
+                    )
                 except StoreError:
                     self._catch_up()
                     raise
             elif note is not None:
-                self.stored(lambda: self.store.record(note.entry))
+                self.stored(lambda: self.store.record(note.entry), writes=True)
             # What is as it was already may not have reached every switch yet: those are asked again, too.
             concerned: frozenset[str] = frozenset().union(*(before.concerned(c) | after.concerned(c) for c in touched))
             hosts = frozenset(dpid for dpid in concerned if dpid in after.hypervisors or dpid in self._switches)
@@ -193,7 +229,10 @@ class Core:
                     self._cuts.update(dict.fromkeys(hosts, revision))  # before the policy: see `units`
                 self.policy = after
                 self.revision = revision  # after the policy: see `units`
+                # Who has not confirmed what these firewalls were before is to confirm what they are now.
+                owing = self.progress.owing(c.old.id for c in changes if isinstance(c.old, Firewall))
                 self.progress.changed(before, after, changes, hosts, revision)
+                hosts |= owing
             deed.after, deed.noted = after, True
         for dpid in hosts:
             if dpid in self._switches:
@@ -209,14 +248,20 @@ class Core:
             raise Invalid.one("Idempotency-Key", "was used for another request")
         return found[1]
 
-    def record(self, outcome: Outcome, problem: str = "") -> None:
-        """Notes a request that came to no write.  What cannot be kept is logged: no entry is dropped in silence."""
+    def record(self, outcome: Outcome, problem: str = "", fault: Exception | None = None) -> None:
+        """Notes a request that came to no write.  What cannot be kept is logged: no line is dropped in silence.
+
+        `fault`: why it came to none.  A store that has just failed is not asked once more.
+        """
         entry = self.deed.ended(outcome, problem) if self.deed is not None and not self.deed.noted else None
-        if entry is not None:
-            try:
-                self.stored(lambda: self.store.record(entry))
-            except StoreError as error:
-                LOG.error("the audit log cannot be written (%s): %s", error, entry)
+        if entry is None:
+            return
+        try:
+            if isinstance(fault, StoreError):
+                raise fault
+            self.stored(lambda: self.store.record(entry), writes=True)
+        except StoreError as error:
+            LOG.error("the audit log cannot be written (%s): %s", error, entry)
 
     def _check_firewalls(self, before: Policy, after: Policy, changes: Iterable[Change]) -> None:
         """Raises Invalid when a droplet would be behind more firewalls than a switch may be told to ask."""
@@ -237,18 +282,23 @@ class Core:
                         "", f"droplet {droplet_id} would be behind {count} firewalls; no more than {most} are allowed"
                     )
 
-    def stored(self, work: Callable[[], T]) -> T:
+    def stored(self, work: Callable[[], T], writes: bool = False) -> T:
         """What the store does, while the loop goes on."""
         with self._storing:
             try:
-                return self.runtime.slow(work)
+                done = self.runtime.slow(work)
             except StoreError:
                 self.store_failures += 1
+                self._takes_writes &= not writes
                 raise
+            self._takes_writes |= writes
+            return done
 
     def _catch_up(self) -> None:
         """After a commit that failed: it may have been kept all the same, or another controller has written."""
         try:
+            if self.stored(self.store.newest) == self.revision:
+                return
             policy, revision = self.stored(self.store.load)
         except StoreError:
             return  # the store is away; what is in force stays in force
@@ -269,6 +319,11 @@ class Core:
             return self.progress.settled(written.revision, written.hosts) or event.wait(seconds)
         finally:
             give_up()
+
+    def entries(self, wanted: Mapping[str, str], first: int, count: int) -> tuple[list[Entry], int]:
+        """Lines of the audit log (`store.Store.entries`); other work of the store goes on meanwhile."""
+        with self._reading:
+            return self.runtime.slow(lambda: self.store.entries(wanted, first, count))
 
     # ---- switches
 
@@ -317,7 +372,7 @@ class Core:
         """Why the service is not ready; empty when it is."""
         problems = []
         try:
-            self.stored(self.store.ping)
+            self.stored(partial(self.store.ping, not self._takes_writes), writes=not self._takes_writes)
         except StoreError as error:
             LOG.error("the store is not reachable: %s", error)
             problems.append("store: not reachable")  # anyone may ask; the words are for the log

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from ..policy.model import Direction, Droplet, Entity, ExternalPeer, Firewall, Hypervisor, Port, PortRules, Rule, Tag
-from ..policy.policy import Change
 
 Json = dict[str, object]
 
@@ -113,15 +112,11 @@ _KINDS: dict[type[Entity], tuple[str, str]] = {
 }
 
 
-def change(value: Change) -> Json:
-    """One entity before and after; null is what was not there."""
-    kind, key = _KINDS[type(value.entity)]
-    return {
-        "kind": kind,
-        "id": getattr(value.entity, key),
-        "before": entity(value.old) if value.old is not None else None,
-        "after": entity(value.new) if value.new is not None else None,
-    }
+def name_of(value: Entity) -> tuple[str, str | int]:
+    """What kind of object it is, and what people call it by."""
+    kind, key = _KINDS[type(value)]
+    name: str | int = getattr(value, key)
+    return kind, name
 
 
 def etag(value: Entity) -> str:

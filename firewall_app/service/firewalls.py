@@ -11,7 +11,18 @@ from ..policy.model import Firewall, Rule
 from ..policy.policy import Draft, Policy
 from ..progress import PendingChange, Status
 from .core import Core, Limits, Written
-from .rules import added, droplet_faults, keep_ids, removed, rule_faults, tag_faults, tags_once, too_many, with_paths
+from .rules import (
+    added,
+    droplet_faults,
+    keep_ids,
+    note_unmatched,
+    removed,
+    rule_faults,
+    tag_faults,
+    tags_once,
+    too_many,
+    with_paths,
+)
 
 
 @dataclass(frozen=True)
@@ -193,7 +204,7 @@ def remove_rules(
         left_in, missed_in = removed(old.inbound_rules, inbound)
         left_out, missed_out = removed(old.outbound_rules, outbound)
         _put(draft, replace(old, inbound_rules=left_in, outbound_rules=left_out))
-        return missed_in + missed_out
+        return note_unmatched(core, missed_in + missed_out)
 
     return core.write(edit)
 

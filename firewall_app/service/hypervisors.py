@@ -10,7 +10,7 @@ from ..policy.model import Hypervisor, Port, PortRules, Rule, network
 from ..policy.policy import Draft, Policy
 from ..progress import Status, SwitchReport
 from .core import Core, Written
-from .rules import added, keep_ids, removed, rule_faults, too_many, with_paths
+from .rules import added, keep_ids, note_unmatched, removed, rule_faults, too_many, with_paths
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def remove_rules(core: Core, port_id: str, inbound: Sequence[Rule], outbound: Se
         left_out, missed_out = removed(old.outbound_rules, outbound)
         if port_id in policy.port_rules:
             draft.put(replace(old, inbound_rules=left_in, outbound_rules=left_out))
-        return missed_in + missed_out
+        return note_unmatched(core, missed_in + missed_out)
 
     return core.write(edit)
 

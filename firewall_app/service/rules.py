@@ -11,7 +11,7 @@ from dataclasses import replace
 from ..policy.errors import Fault
 from ..policy.model import Rule, TagKey, tag_key
 from ..policy.policy import Draft, Policy
-from .core import Limits
+from .core import Core, Limits
 
 PEER_KEY = {"inbound": "sources", "outbound": "destinations"}
 LISTS = ("addresses", "droplet_ids", "tags", "load_balancer_uids", "kubernetes_ids")
@@ -110,3 +110,10 @@ def removed(old: Sequence[Rule], gone: Sequence[Rule]) -> tuple[tuple[Rule, ...]
     left = tuple(rule for rule in old if not any(rule.same(other) for other in gone))
     unmatched = sum(not any(rule.same(other) for other in old) for rule in gone)
     return left, unmatched
+
+
+def note_unmatched(core: Core, unmatched: int) -> int:
+    """Has the audit log say how many rules to be removed were not there: that is no error, and often a mistake."""
+    if unmatched and core.deed is not None:
+        core.deed.remark = f"{unmatched} of the rules to be removed are not there"
+    return unmatched

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
+from functools import partial
 
 from ..policy.errors import Conflict, Invalid, NotFound
-from ..records import Entry, Outcome, Token
+from ..records import Outcome, Token
+from . import access as accesses
 from .access import Access, Role, digest
 from .core import Core
+
+LONGEST_NOTE = 255
 
 
 def every(core: Core) -> list[Token]:
@@ -18,10 +24,7 @@ def every(core: Core) -> list[Token]:
 
 def find(core: Core, token_id: str) -> Token:
     """Raises NotFound."""
-    found = next((token for token in every(core) if token.id == token_id), None)
-    if found is None:
-        raise NotFound(f"there is no token {token_id}")
-    return found
+    return _named(every(core), token_id)
 
 
 def made(role: Role, account: str | None, note: str, now: datetime) -> tuple[Token, str]:
@@ -30,39 +33,75 @@ def made(role: Role, account: str | None, note: str, now: datetime) -> tuple[Tok
         raise Invalid.one("account", "is required for a tenant's token")
     if role is Role.OPERATOR and account is not None:
         raise Invalid.one("account", "an operator's token is for all accounts")
+    if account is not None:
+        try:
+            accesses.account(account)
+        except ValueError as error:
+            raise Invalid.one("account", str(error)) from None
+    if len(note) > LONGEST_NOTE or not note.isprintable():
+        raise Invalid.one("note", f"must be at most {LONGEST_NOTE} printable characters")
     secret = secrets.token_urlsafe(32)
     return Token(secrets.token_hex(8), digest(secret), role.value, account, note, now), secret
+
+
+def revocable(tokens: Iterable[Token], token_id: str) -> Token:
+    """The token with an id.  Raises NotFound; Conflict for the last operator's, after which nobody could make another.
+
+    `tokens`: those in force, and whatever else there is, marked as revoked.
+    """
+    known = list(tokens)
+    token = _named(known, token_id)
+    others = (t for t in known if t.revoked_at is None and t.id != token_id)
+    if token.revoked_at is None and token.role == Role.OPERATOR.value and all(t.role != token.role for t in others):
+        raise Conflict(f"{token_id} is the last operator's token; make another one first")
+    return token
 
 
 def create(core: Core, access: Access, role: Role, account: str | None, note: str) -> tuple[Token, str]:
     """Makes a token that is in force when this returns."""
     token, secret = made(role, account, note, core.runtime.now())
-    with core.alone():
-        entry = _entry(core, {"kind": "token", "id": token.id, "before": None, "after": told(token)})
-        core.stored(lambda: core.store.add_token(token, entry))
-        _noted(core)
+    with core.alone() as deed:
+        entry = deed.ended(Outcome.DONE, changes=(change(None, token),), account=token.account)
+        core.keep(deed, partial(core.store.add_token, token), entry)
         access.keep(every(core))
     return token, secret
 
 
 def revoke(core: Core, access: Access, token_id: str) -> None:
-    """From when this returns nobody can use the token.  One that is revoked already stays so.
+    """From when this returns or raises StoreError nobody can use the token.  One that is revoked already stays so.
 
-    Raises NotFound; Conflict for the last operator's token, after which nobody could make another.
+    What the store cannot take now `settle` tries again.  Raises NotFound, Conflict.
     """
-    with core.alone():
-        tokens = {token.id: token for token in every(core)}
-        token = tokens.get(token_id)
-        if token is None:
-            raise NotFound(f"there is no token {token_id}")
-        if token.revoked_at is None:
-            others = [t for t in tokens.values() if t.revoked_at is None and t.id != token_id]
-            if token.role == Role.OPERATOR.value and all(t.role != token.role for t in others):
-                raise Conflict(f"{token_id} is the last operator's token; make another one first")
-            entry = _entry(core, {"kind": "token", "id": token.id, "before": told(token), "after": None})
-            core.stored(lambda: core.store.revoke_token(token_id, core.runtime.now(), entry))
-            _noted(core)
+    with core.alone() as deed:
+        in_force = [t for t in access.tokens.values() if t.id not in access.barred]
+        token = revocable(in_force, token_id)
+        if token.revoked_at is not None:
+            return
+        entry = deed.ended(Outcome.DONE, changes=(change(token, None),), account=token.account)
+        access.bar(token, entry)
+        core.keep(deed, partial(core.store.revoke_token, token.id, core.runtime.now()), entry)
+        del access.barred[token.id]
         access.keep(every(core))
+
+
+def settle(core: Core, access: Access) -> None:
+    """Revokes in the store what it could not take when it was asked to.  Raises StoreError when it still cannot."""
+    for token_id, entry in list(access.barred.items()):
+        work = partial(core.store.revoke_token, token_id, core.runtime.now(), entry)
+        with core.alone(), suppress(NotFound):
+            core.stored(work, writes=True)
+        access.barred.pop(token_id, None)
+
+
+def change(before: Token | None, after: Token | None) -> dict[str, object]:
+    """What the audit log says of a token that was made or revoked."""
+    token = after or before
+    return {
+        "kind": "token",
+        "id": token.id if token is not None else "",
+        "before": told(before) if before is not None else None,
+        "after": told(after) if after is not None else None,
+    }
 
 
 def told(token: Token) -> dict[str, object]:
@@ -70,11 +109,8 @@ def told(token: Token) -> dict[str, object]:
     return {"id": token.id, "role": token.role, "account": token.account, "note": token.note}
 
 
-def _entry(core: Core, change: dict[str, object]) -> Entry | None:
-    deed = core.deed
-    return deed.ended(Outcome.DONE, changes=(change,)) if deed is not None else None
-
-
-def _noted(core: Core) -> None:
-    if core.deed is not None:
-        core.deed.noted = True
+def _named(tokens: Iterable[Token], token_id: str) -> Token:
+    found = next((token for token in tokens if token.id == token_id), None)
+    if found is None:
+        raise NotFound(f"there is no token {token_id}")
+    return found

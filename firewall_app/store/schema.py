@@ -171,6 +171,9 @@ audit = Table(
     Column("outcome", Text, nullable=False),
     Column("problem", Text, nullable=False),
     Column("changes", Text, nullable=False),
+    Index(None, "at"),
+    Index(None, "request_id"),
+    Index(None, "token"),
     Index(None, "account"),
     sqlite_autoincrement=True,  # a number is never given twice, even when lines were deleted
 )

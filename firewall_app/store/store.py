@@ -43,6 +43,7 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._reader: Database | None = None  # for long readings, so that they hold up nothing
 
     @classmethod
     def open(cls, url: str) -> Store:
@@ -51,11 +52,20 @@ class Store:
 
     def close(self) -> None:
         self._database.close()
+        if self._reader is not None:
+            self._reader.close()
 
-    def ping(self) -> None:
-        """Raises StoreError when the database cannot be reached."""
+    def ping(self, write: bool = False) -> None:
+        """Raises StoreError when the database cannot be reached; with `write`, when it cannot be written to."""
+        self.newest()
+        if write:
+            with self._database.writing("write to the store") as connection:
+                _write_nothing(connection)
+
+    def newest(self) -> int:
+        """The revision of the policy that is kept."""
         with self._database.reading("reach the store") as connection:
-            _numbers(connection)
+            return _numbers(connection)["revision"]
 
     # ------------------------------------------------------------------------------------------ policy
 
@@ -108,8 +118,10 @@ class Store:
             journal.record(connection, entry)
 
     def entries(self, wanted: Mapping[str, str], first: int, count: int) -> tuple[list[Entry], int]:
-        """`journal.entries`."""
-        with self._database.reading("read the audit log") as connection:
+        """`journal.entries`, on a connection of its own: this alone may be called beside other calls."""
+        if self._reader is None:
+            self._reader = Database(self._database.url.render_as_string(hide_password=False))
+        with self._reader.reading("read the audit log") as connection:
             try:
                 return journal.entries(connection, wanted, first, count)
             except ValueError as error:
@@ -163,6 +175,12 @@ def _numbers(connection: Connection, hold: bool = False) -> dict[str, int]:
         if type(found.get(name)) is not int or found[name] < 0:
             raise StoreError(f"table counters, name {name}: the value is {found.get(name)!r}, not a number")
     return found
+
+
+def _write_nothing(connection: Connection) -> None:
+    """A write that changes nothing, and fails as any other would."""
+    table = schema.counters
+    connection.execute(table.update().where(table.c.name == "revision").values(value=table.c.value))
 
 
 def _entities(connection: Connection, last_rule_id: int) -> list[Entity]:

@@ -18,7 +18,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("number", name="audit_pk"),
         sqlite_autoincrement=True,
     )
-    op.create_index("audit_account", "audit", ["account"])
+    for name in ("at", "request_id", "token", "account"):
+        op.create_index(f"audit_{name}", "audit", [name])
     op.create_table(
         "keys",
         *(sa.Column(name, sa.Text(), nullable=False) for name in ("scope", "key", "fingerprint", "made", "at")),

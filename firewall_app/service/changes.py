@@ -1,0 +1,99 @@
+"""Changes as the audit log tells them: whole while that is short, else what differs, else what they were about.
+
+A line of the log has a bound, or a tenant who changes one rule of a large firewall over and over would fill the disk,
+and a page of lines would be too long to answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, cast
+
+from ..policy.model import Droplet, Entity, ExternalPeer, Firewall, Port, PortRules
+from ..policy.policy import Change
+from .describe import Json, entity, etag, name_of
+
+LONGEST_LINE = 32 << 10  # bytes of JSON for all changes of one request
+MOST_NAMED = 500  # entries of lists in one object, above which it is not worth trying to tell it whole
+_LISTS = ("inbound_rules", "outbound_rules", "droplet_ids", "tags", "addresses")
+
+
+def told(changes: Iterable[Change]) -> tuple[Json, ...]:
+    """Each with kind, id, before and after, of which null was not there.
+
+    `cut`: "difference" when before and after hold of their lists only what the other has not, "all" when they hold
+    nothing but the entity tag.  A last one without an id says how many more there were.
+    """
+    listed, found, left = tuple(changes), [], LONGEST_LINE
+    for number, change in enumerate(listed):
+        for tell in _WAYS:
+            one = tell(change)
+            if one is not None and (size := len(json.dumps(one))) <= left:
+                found.append(one)
+                left -= size
+                break
+        else:
+            found.append({"kind": "more", "id": None, "before": None, "after": None, "more": len(listed) - number})
+            break
+    return tuple(found)
+
+
+def _whole(change: Change) -> Json | None:
+    if any(_size(value) > MOST_NAMED for value in (change.old, change.new) if value is not None):
+        return None
+    return _change(change, entity)
+
+
+def _difference(change: Change) -> Json | None:
+    if change.old is None or change.new is None:
+        return None
+    old, new = _less(change.old, change.new), _less(change.new, change.old)
+    if _size(old) + _size(new) > 2 * MOST_NAMED:
+        return None
+    return {**_change(Change(old, new), entity), "cut": "difference"}
+
+
+def _mention(change: Change) -> Json | None:
+    return {**_change(change, lambda value: {"etag": etag(value)}), "cut": "all"}
+
+
+_WAYS = (_whole, _difference, _mention)
+
+
+def _change(change: Change, describe: Callable[[Entity], Json]) -> Json:
+    kind, key = name_of(change.entity)
+    return {
+        "kind": kind,
+        "id": key,
+        "before": describe(change.old) if change.old is not None else None,
+        "after": describe(change.new) if change.new is not None else None,
+    }
+
+
+def _less(value: Entity, other: Entity) -> Entity:
+    """The entity without what its lists have in common with another's."""
+    kept: dict[str, Any] = {}
+    for name in _LISTS:
+        if (mine := getattr(value, name, None)) is not None:
+            theirs = set(getattr(other, name))
+            kept[name] = tuple(item for item in mine if item not in theirs)
+    return cast(Entity, replace(cast(Any, value), **kept))
+
+
+def _size(value: Entity) -> int:
+    """How many entries there are in all lists."""
+    match value:
+        case Firewall() | PortRules():
+            peers = sum(len(names) for rule in value.rules for names in rule.peer.lists)
+            attached = len(value.droplet_ids) + len(value.tags) if isinstance(value, Firewall) else 0
+            return peers + len(value.rules) + attached
+        case Droplet():
+            return len(value.tags)
+        case ExternalPeer():
+            return len(value.addresses) + len(value.droplet_ids)
+        case Port():
+            return len(value.addresses)
+        case _:
+            return 0
