@@ -241,6 +241,8 @@ def test_long_bodies_are_checked_beside_the_loop(world: World, monkeypatch: pyte
     monkeypatch.setattr(Core, "record", lambda *_: None)  # that the audit log is written aside is no news
     assert world.call("POST", "/v2/tags", b"[]".ljust(32 << 10)).status == 422
     assert world.call("POST", "/v2/tags", b"[]".ljust((32 << 10) + 1)).status == 500
+    assert world.call("POST", "/v2/tags", [0] * 1001).status == 422
+    assert world.call("POST", "/v2/tags", [0] * 1002).status == 500
 
 
 def test_faults_past_the_thousandth_are_counted(world: World) -> None:

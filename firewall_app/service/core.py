@@ -65,7 +65,11 @@ class Runtime(Protocol):
     def lock(self) -> AbstractContextManager[object]: ...
 
     def slow(self, work: Callable[[], T]) -> T:
-        """Runs blocking work without holding up anything else."""
+        """Runs work that takes long by itself, without holding up anything else but work of the same kind."""
+        ...
+
+    def aside(self, work: Callable[[], T]) -> T:
+        """Runs what waits for something outside; it never waits behind slow work."""
         ...
 
     def event(self) -> Event: ...
@@ -241,7 +245,7 @@ class Core:
         """What the store does, while the loop goes on."""
         with self._storing:
             try:
-                return self.runtime.slow(work)
+                return self.runtime.aside(work)
             except StoreError:
                 self.store_failures += 1
                 raise

@@ -98,15 +98,17 @@ def keep_ids(draft: Draft, old: Sequence[Rule], new: Sequence[Rule]) -> tuple[Ru
 
 def added(draft: Draft, old: Sequence[Rule], new: Sequence[Rule]) -> tuple[Rule, ...]:
     """The old rules and those of the new ones that are not among them yet."""
-    result = list(old)
+    result, known = list(old), {rule.content for rule in old}
     for rule in new:
-        if not any(rule.same(other) for other in result):
+        if (content := rule.content) not in known:
+            known.add(content)
             result.append(replace(rule, id=draft.new_rule_id()))
     return tuple(result)
 
 
 def removed(old: Sequence[Rule], gone: Sequence[Rule]) -> tuple[tuple[Rule, ...], int]:
     """The old rules less those that say the same as one of `gone`; and how many of `gone` matched none."""
-    left = tuple(rule for rule in old if not any(rule.same(other) for other in gone))
-    unmatched = sum(not any(rule.same(other) for other in old) for rule in gone)
-    return left, unmatched
+    there, unwanted = [rule.content for rule in old], [rule.content for rule in gone]
+    going, known = set(unwanted), set(there)
+    left = tuple(rule for rule, content in zip(old, there, strict=True) if content not in going)
+    return left, sum(content not in known for content in unwanted)
