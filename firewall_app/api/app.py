@@ -29,6 +29,7 @@ from .errors import BadBody, BadRequest, Forbidden, HttpError, NotJson, TooLarge
 from .limits import FailedAttempts, RateLimits
 from .metrics import Metrics
 from .routes import Call, Route, Routes
+from .waits import Waits
 
 LOG = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class _Application:
         self._access = access
         self._settings = settings
         self._limits = RateLimits(settings.rate_limit, settings.rate_burst)
+        self._waits = Waits(settings.max_connections)
         self._attempts = FailedAttempts(settings.failed_attempts)
         routes = (*ROUTES, *metrics.routes(settings))
         self._routes = Routes((*routes, openapi.route(routes, settings), *documentation.ROUTES))
@@ -104,7 +106,7 @@ class _Application:
             self._authenticate(request)  # what there is and what not is told to callers with a token
             raise
         request.route = route.path
-        call = Call(self._core, self._access, self._settings, None, _url(environ), {}, status=route.status)
+        call = Call(self._core, self._access, self._settings, None, _url(environ), {}, self._waits, status=route.status)
         if not route.open:
             self._authenticate(request)
         if not route.writes:
