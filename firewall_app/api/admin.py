@@ -12,6 +12,7 @@ from ..service.describe import moment
 from . import schemas
 from .paging import page, page_of
 from .routes import Call, Route
+from .telling import Told, weight_of_json
 
 
 def list_tokens(call: Call) -> object:
@@ -66,7 +67,11 @@ def list_audit(call: Call) -> object:
     if faults:
         raise Invalid(faults)
     core = call.core
-    return page_of(call, "entries", lambda at, n: core.stored(lambda: core.store.entries(wanted, at, n)), _audited)
+
+    def shown(entry: Entry) -> Told:
+        return Told(weight_of_json(entry.changes), lambda: _audited(entry))
+
+    return page_of(call, "entries", lambda at, n: core.stored(lambda: core.store.entries(wanted, at, n)), shown)
 
 
 def _audited(entry: Entry) -> dict[str, object]:

@@ -24,7 +24,7 @@ from ..service.access import Access, Caller, Role
 from ..service.core import Core
 from ..service.deed import Deed
 from ..settings import Settings
-from . import admin, cors, documentation, errors, explain, external, openapi, preconditions, schemas, v1, v2
+from . import admin, cors, documentation, errors, explain, external, openapi, preconditions, schemas, telling, v1, v2
 from .errors import BadBody, BadRequest, Forbidden, HttpError, NotJson, TooLarge, TooSlow, Unauthenticated
 from .limits import FailedAttempts, RateLimits
 from .metrics import Metrics
@@ -145,11 +145,16 @@ class _Application:
         elif isinstance(found, Response):
             response = found
         else:
-            response = _json(call.status, found)
+            response = _answer(call.status, self._told(found))
         _add_headers(response, call.headers)
         if route.object is not None and "ETag" not in call.headers:
             preconditions.tag(response, route, call, parameters, call.deed.after if route.writes else before)
         return response
+
+    def _told(self, found: object) -> bytes:
+        if telling.is_heavy(found):
+            return self._core.runtime.slow(lambda: telling.encode_in_parts(found))
+        return telling.encode(found)
 
     def _body(self, request: _Request, route: Route, call: Call) -> object:
         limit = self._settings.max_body
@@ -399,7 +404,7 @@ def _fault(error: Exception, request: _Request) -> Response:
     if code == 400 and method == "POST" and path.rstrip("/") == "/v2/tags":
         # The public API has a shape of its own for this one case.
         found |= {"error": found["message"], "messages": None, "root_causes": []}
-    response = _json(code, found)
+    response = _answer(code, telling.encode(found))
     if isinstance(error, HttpError):
         _add_headers(response, error.headers)
     if not errors.without_request_id(error, compatible, deletes):
@@ -412,5 +417,5 @@ def _add_headers(response: Response, headers: Mapping[str, str]) -> None:
         response.headers[name] = value
 
 
-def _json(code: int, value: object) -> Response:
-    return Response(status=code, body=json.dumps(value).encode() + b"\n", content_type="application/json")
+def _answer(code: int, body: bytes) -> Response:
+    return Response(status=code, body=body, content_type="application/json")
