@@ -127,6 +127,8 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
                 settings.max_rules,
                 settings.max_entries,
                 settings.max_firewalls,
+                settings.max_account_firewalls,
+                settings.max_account_tags,
             ),
         )
         self._access = access

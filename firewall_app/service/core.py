@@ -105,13 +105,15 @@ class Switch(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one request or one firewall may hold."""
+    """How much one request, one firewall or one account may hold."""
 
     droplets: int = 10
     tags: int = 5
     rules: int = 50
     entries: int = 1000
     firewalls: int = 30
+    account_firewalls: int = 1000  # 0: no limit
+    account_tags: int = 1000  # as above
 
 
 @dataclass(frozen=True)

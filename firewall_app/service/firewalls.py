@@ -11,7 +11,18 @@ from ..policy.model import Firewall, Rule
 from ..policy.policy import Draft, Policy
 from ..progress import PendingChange, Status
 from .core import Core, Limits, Written
-from .rules import added, droplet_faults, keep_ids, removed, rule_faults, tag_faults, tags_once, too_many, with_paths
+from .rules import (
+    added,
+    droplet_faults,
+    keep_ids,
+    removed,
+    room_for_one,
+    rule_faults,
+    tag_faults,
+    tags_once,
+    too_many,
+    with_paths,
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,7 @@ def create(core: Core, account: str, spec: FirewallSpec) -> Written[Firewall]:
         wanted = _checked(policy, account, spec, core.limits)
         if any(f.account == account and f.name == spec.name for f in policy.firewalls.values()):
             raise Conflict("duplicate name")
+        room_for_one(policy.firewalls.values(), account, "firewalls", core.limits.account_firewalls)
         firewall = Firewall(
             str(uuid.uuid4()), account, wanted.name,
             keep_ids(draft, (), wanted.inbound_rules), keep_ids(draft, (), wanted.outbound_rules),

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from ..policy.errors import Fault
-from ..policy.model import Rule, TagKey, tag_key
+from ..policy.errors import Fault, Invalid
+from ..policy.model import Firewall, Rule, Tag, TagKey, tag_key
 from ..policy.policy import Draft, Policy
 from .core import Limits
 
@@ -62,6 +62,13 @@ def too_many(at: str, what: str, items: Sequence[object], limit: int) -> list[Fa
     if len(items) <= limit:
         return []
     return [Fault(at, f"must have no more than {limit} {what}, not {len(items)}")]
+
+
+def room_for_one(items: Iterable[Firewall | Tag], account: str, what: str, limit: int) -> None:
+    """Raises Invalid when an account has as many as it may have; 0 is no limit."""
+    count = sum(item.account == account for item in items) if limit else 0
+    if limit and count >= limit:
+        raise Invalid.one("", f"account {account} has {count} {what}; no more than {limit} are allowed")
 
 
 def with_paths(inbound: Sequence[Rule], outbound: Sequence[Rule]) -> list[tuple[str, Rule]]:
