@@ -424,17 +424,25 @@ def parse(schema: type[B], value: object) -> B:
     faults: list[Fault] = []
     if isinstance(value, dict) and schema.one_of and not any(name in value for name in schema.one_of):
         faults.append(Fault("", f"one of {' and '.join(schema.one_of)} is needed"))
+    more = 0
     try:
         found = schema.model_validate(value)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False)
-        told = details[: MOST_FAULTS - len(faults)]
-        problems = _problems(schema, told)
-        faults += [Fault(_path(d["loc"]), problem) for d, problem in zip(told, problems, strict=True)]
-        raise Invalid(faults, more=len(details) - len(told)) from None
-    if faults:
-        raise Invalid(faults)
+        found, (told, more) = None, _faults(schema, error, MOST_FAULTS - len(faults))
+        faults += told
+    # Not in the handler: what is raised there holds on to all that pydantic found.
+    if found is None or faults:
+        raise Invalid(faults, more)
     return found
+
+
+def _faults(schema: type[Body], error: ValidationError, most: int) -> tuple[list[Fault], int]:
+    """The first faults, and how many more there are."""
+    details = error.errors(include_url=False, include_input=False)
+    told = details[:most]
+    problems = _problems(schema, told)
+    found = [Fault(_path(d["loc"]), problem) for d, problem in zip(told, problems, strict=True)]
+    return found, len(details) - len(told)
 
 
 def _path(where: Sequence[int | str]) -> str:
