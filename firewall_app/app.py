@@ -51,6 +51,8 @@ from .store import Store
 
 LOG = logging.getLogger("firewall")
 T = TypeVar("T")
+# Threads share one interpreter: more work at a time would be no faster, and keep the loop and the store from it.
+SLOW_WORKS = 2
 TOKEN_SECONDS = 1  # between two looks at the tokens in the store
 
 compat.install()
@@ -73,13 +75,23 @@ class _Event:
 
 
 class _Runtime:
-    """`service.core.Runtime` on eventlet: slow work goes to a native thread, the loop goes on."""
+    """`service.core.Runtime` on eventlet: slow work goes to a native thread, the loop goes on.
+
+    Of eventlet's 20 threads slow work takes `SLOW_WORKS`, comparing with switches two (link.py), the store one.
+    """
+
+    def __init__(self) -> None:
+        self._slow = Semaphore(SLOW_WORKS)
 
     def lock(self) -> Lock:
         lock: Lock = Semaphore()
         return lock
 
     def slow(self, work: Callable[[], T]) -> T:
+        with self._slow:
+            return self.aside(work)
+
+    def aside(self, work: Callable[[], T]) -> T:
         done: T = tpool.execute(work)
         return done
 
@@ -114,6 +126,8 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
                 settings.max_rules,
                 settings.max_entries,
                 settings.max_firewalls,
+                settings.max_account_firewalls,
+                settings.max_account_tags,
             ),
         )
         self._access = access

@@ -64,6 +64,15 @@ class Settings:
     )
     max_rules: int = _option(50, "rules of one firewall, both directions together")
     max_entries: int = _option(1000, "entries in one list of a rule's sources or destinations")
+    max_account_firewalls: int = _option(
+        1000, "firewalls of one account; one that has more keeps them. 0: no limit", min=0
+    )
+    max_account_tags: int = _option(
+        1000,
+        "tags of one account; one that has more keeps them, and those that operators give to droplets always come to "
+        "be. 0: no limit",
+        min=0,
+    )
     max_body: int = _option(1 << 20, "bytes of one request body")
     max_connections: int = _option(
         1000, "HTTP connections at once; when there are as many, idle ones give way to new ones", min=1

@@ -58,6 +58,9 @@ class Threads:
     def slow(self, work: Callable[[], T]) -> T:
         return work()
 
+    def aside(self, work: Callable[[], T]) -> T:
+        return work()
+
     def event(self) -> Event:
         return threading.Event()
 
@@ -355,6 +358,9 @@ def main() -> None:
             return lock
 
         def slow(self, work: Callable[[], T]) -> T:
+            return self.aside(work)
+
+        def aside(self, work: Callable[[], T]) -> T:
             done: T = tpool.execute(work)
             return done
 

@@ -56,6 +56,9 @@ class ThreadRuntime:
     def slow(self, work):
         return work()
 
+    def aside(self, work):
+        return work()
+
     def event(self):
         return threading.Event()
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from api_server import HV1, HV2, OPERATOR, TENANT, VIEWER, World
+from api_server import HV1, HV2, OPERATOR, TENANT, VIEWER, Threads, World
 from webob import Request
 
 from firewall_app.api.app import ROUTES
@@ -16,7 +17,7 @@ from firewall_app.api.errors import STATUS, HttpError, WrongMethod, status
 from firewall_app.policy import errors as policy_errors
 from firewall_app.policy.errors import CallerError, FirewallError, SwitchError
 from firewall_app.service.access import Caller, Role
-from firewall_app.service.core import Core
+from firewall_app.service.core import Core, Event
 from firewall_app.settings import Settings
 
 FIREWALL: dict[str, Any] = {"name": "fw", "inbound_rules": [], "droplet_ids": [101]}
@@ -241,6 +242,8 @@ def test_long_bodies_are_checked_beside_the_loop(world: World, monkeypatch: pyte
     monkeypatch.setattr(Core, "record", lambda *_: None)  # that the audit log is written aside is no news
     assert world.call("POST", "/v2/tags", b"[]".ljust(32 << 10)).status == 422
     assert world.call("POST", "/v2/tags", b"[]".ljust((32 << 10) + 1)).status == 500
+    assert world.call("POST", "/v2/tags", [0] * 1001).status == 422
+    assert world.call("POST", "/v2/tags", [0] * 1002).status == 500
 
 
 def test_faults_past_the_thousandth_are_counted(world: World) -> None:
@@ -430,6 +433,70 @@ def test_a_firewall_deleted_while_its_writer_waits_is_still_answered(world: Worl
     answer = world.call("POST", "/v2/firewalls", FIREWALL, headers={"Prefer": "wait=5"})
     assert deleted == [204]
     assert (answer.status, answer.json["firewall"]["status"]) == (202, "waiting")
+
+
+class Waiting(Threads):
+    """Time in which a request waits is given to `meanwhile`; after that its time is up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = 0
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def event(self) -> Event:
+        return self
+
+    def set(self) -> None:
+        pass
+
+    def wait(self, timeout: float) -> bool:
+        self.waits += 1
+        self.meanwhile()
+        return False
+
+
+def test_only_so_many_requests_wait_at_once() -> None:
+    runtime = Waiting()
+    world = World(Settings(max_connections=60), runtime=runtime).furnish()
+    for number in range(6):
+        world.access.grant(f"token-{number}", Caller(Role.TENANT, "default", f"token-{number}"))
+    world.switches[HV1].mode = "silent"
+    tokens, answers = iter(()), []
+
+    def write() -> None:
+        token = next(tokens, None)
+        if token is not None:
+            answer = world.call(
+                "POST", "/v2/firewalls", {**FIREWALL, "name": token}, f"token-{token[0]}", {"Prefer": "wait=60"}
+            )
+            assert answer.headers["X-Change-Status"] == "waiting"
+            answers.append((token, answer.headers.get("Preference-Applied")))
+
+    runtime.meanwhile = write
+    tokens = iter(["0a", "0b", "0c", "0d"])  # each comes while those before it wait
+    write()
+    assert answers == [("0d", None), ("0c", "wait=60"), ("0b", "wait=60"), ("0a", "wait=60")]
+    assert runtime.waits == 3
+
+    answers.clear()
+    tokens = iter([f"{n}{x}" for n in range(1, 6) for x in "abc"] + ["0e"])
+    write()
+    assert answers[0] == ("0e", None)
+    assert (len(answers), {applied for _, applied in answers[1:]}) == (16, {"wait=60"})
+
+    class Killed(BaseException):
+        """As GreenletExit, which is no Exception."""
+
+    def fail() -> None:
+        raise Killed
+
+    for n in range(20):
+        runtime.meanwhile = fail
+        with pytest.raises(Killed):
+            world.call("PUT", f"/v1/droplets/{101}", {"name": f"n{n}"}, headers={"Prefer": "wait=60"})
+    runtime.meanwhile = lambda: None
+    answer = world.call("PUT", "/v1/droplets/101", {}, headers={"Prefer": "wait=60"})
+    assert answer.headers["Preference-Applied"] == "wait=60"
 
 
 # --------------------------------------------------------------------------------------------- pages

@@ -88,7 +88,8 @@ def test_it_is_text_of_the_format_that_prometheus_reads(world: World) -> None:
 def test_the_policy_and_the_store(world: World) -> None:
     assert value(world, "firewall_build_info", version=__version__) == 1
     assert value(world, "firewall_policy_revision") == world.core.revision
-    kinds = {"hypervisor": 2, "droplet": 4, "port": 3, "tag": 2, "firewall": 0}
+    world.good("PUT", "/v1/external-peers/lb-1", {"addresses": ["192.0.2.1"]})
+    kinds = {"hypervisor": 2, "droplet": 4, "port": 3, "tag": 2, "firewall": 0, "external_peer": 1}
     assert {k: value(world, "firewall_policy_objects", kind=k) for k in kinds} == kinds
     changes = value(world, "firewall_changes_total")
     assert changes == world.core.revision  # this process has made all of them

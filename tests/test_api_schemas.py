@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from firewall_app.api.schemas import DropletBody, FirewallBody, HypervisorBody, PortBody, PortRulesBody, parse
 from firewall_app.policy.errors import Fault, Invalid
@@ -184,3 +186,31 @@ def test_whatever_is_sent_is_read_or_refused_with_reasons(value: object, schema:
     else:
         assert refused
         assert all(fault.problem for fault in refused)
+
+
+def test_near_keys_are_looked_for_a_few_times_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(difflib, "get_close_matches", lambda key, *_, **__: asked.append(key) or [])
+    long = {"x" * 41: 1, "name": "fw", "inbound_rules": []}
+    with pytest.raises(Invalid) as caught:
+        parse(FirewallBody, long | {f"nam{i}": 1 for i in range(3000)})
+    assert asked == [f"nam{i}" for i in range(20)]
+    assert (len(caught.value.faults), caught.value.more) == (1000, 2001)
+    assert caught.value.__context__ is None  # it would hold all that pydantic found
+
+
+def test_faults_of_values_hold_no_exceptions() -> None:
+    """Each would hold a traceback, and its frames: bodies of a hundred thousand faults cost gigabytes."""
+    rule = {"protocol": "tcp", "ports": "x", "sources": {"addresses": ["x"], "droplet_ids": [0]}}
+    with pytest.raises(ValidationError) as caught:
+        FirewallBody.model_validate({"name": "?", "inbound_rules": [rule]})
+    kinds = {".".join(map(str, d["loc"])): d["type"] for d in caught.value.errors()}
+    assert kinds == dict.fromkeys(
+        (
+            "name",
+            "inbound_rules.0.ports",
+            "inbound_rules.0.sources.addresses.0",
+            "inbound_rules.0.sources.droplet_ids.0",
+        ),
+        "fault",
+    )

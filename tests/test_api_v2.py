@@ -363,6 +363,30 @@ def test_limits_are_named_with_the_count() -> None:
     }
 
 
+def test_an_account_has_so_many_firewalls_and_tags_and_no_more() -> None:
+    world = World(limits=Limits(account_firewalls=2, account_tags=2)).furnish()
+    first, second = (world.good("POST", "/v2/firewalls", {**WEB_FW, "name": name})["firewall"] for name in ("f1", "f2"))
+    answer = world.call("POST", "/v2/firewalls", {**WEB_FW, "name": "f3"})
+    problem = "account default has 2 firewalls; no more than 2 are allowed"
+    assert (answer.status, answer.problems) == (422, {"": problem})
+    world.good("POST", "/v2/firewalls", {"name": "f3", "inbound_rules": []}, token=OTHER_TENANT)
+    world.good("PUT", f"/v2/firewalls/{first['id']}", {**WEB_FW, "name": "f4"})
+    world.good("DELETE", f"/v2/firewalls/{second['id']}")
+    world.good("POST", "/v2/firewalls", {**WEB_FW, "name": "f3"})
+
+    world.good("POST", "/v2/tags", {"name": "t2"})  # the other one is `web`
+    answer = world.call("POST", "/v2/tags", {"name": "t3"})
+    assert (answer.status, answer.problems) == (422, {"": "account default has 2 tags; no more than 2 are allowed"})
+    world.good("POST", "/v2/tags", {"name": "T2"})  # is there
+    world.good("POST", "/v2/tags", {"name": "t3"}, token=OTHER_TENANT)
+    world.good("PUT", "/v1/droplets/101", {"tags": ["web", "by-operators"]})
+    assert world.call("POST", "/v2/tags", {"name": "t4"}).json["message"].startswith("account default has 3 tags")
+
+    world.core.limits = Limits(account_firewalls=0, account_tags=0)
+    world.good("POST", "/v2/firewalls", {**WEB_FW, "name": "f5"})
+    world.good("POST", "/v2/tags", {"name": "t4"})
+
+
 @pytest.mark.parametrize("part", ["droplets", "tags", "rules"])
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
 def test_parts_of_a_firewall_need_a_body_and_a_firewall(world: World, method: str, part: str) -> None:

@@ -132,6 +132,35 @@ def test_a_database_of_a_newer_schema_is_refused_and_left_alone(tmp_path):
     assert "Traceback" not in output
 
 
+SLOW = """
+import os, eventlet, ryu.cmd.manager
+from firewall_app.app import _Runtime
+runtime, inside, most = _Runtime(), [], []
+wait, tell = os.pipe()
+def work():
+    inside.append(1)
+    most.append(len(inside))
+    os.read(wait, 1)  # in a native thread: only what runs beside it can end it
+    inside.pop()
+with eventlet.Timeout(30):
+    works = [eventlet.spawn(runtime.slow, work) for _ in range(30)]
+    while not inside:
+        eventlet.sleep(0)
+    assert runtime.aside(lambda: "stored") == "stored"
+    os.write(tell, b"x" * len(works))
+    for one in works:
+        one.wait()
+print(max(most))
+"""
+
+
+def test_slow_work_leaves_the_store_a_thread():
+    found = subprocess.run(
+        [sys.executable, "-c", SLOW], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (found.stdout, found.returncode) == ("2\n", 0), found.stderr
+
+
 @pytest.mark.parametrize("option", ["ofp_tcp_listen_port", "wsapi_port"])
 def test_a_port_that_is_taken_ends_the_program_with_its_number(tmp_path, option):
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -12,6 +12,7 @@ from ..service.describe import moment
 from . import schemas
 from .paging import page, page_of
 from .routes import Call, Route
+from .telling import Told, weight_of_json
 
 
 def list_tokens(call: Call) -> object:
@@ -65,7 +66,11 @@ def list_audit(call: Call) -> object:
         wanted["outcome"] = outcome
     if faults:
         raise Invalid(faults)
-    return page_of(call, "entries", lambda first, count: call.core.entries(wanted, first, count), _audited)
+
+    def shown(entry: Entry) -> Told:
+        return Told(weight_of_json(entry.changes), lambda: _audited(entry))
+
+    return page_of(call, "entries", lambda first, count: call.core.entries(wanted, first, count), shown)
 
 
 def _audited(entry: Entry) -> dict[str, object]:

@@ -24,11 +24,12 @@ from ..service.access import Access, Caller, Role, account
 from ..service.core import Core
 from ..service.deed import Deed
 from ..settings import Settings
-from . import admin, cors, documentation, errors, explain, external, openapi, preconditions, schemas, v1, v2
+from . import admin, cors, documentation, errors, explain, external, openapi, preconditions, schemas, telling, v1, v2
 from .errors import BadBody, BadRequest, Forbidden, HttpError, NotJson, TooLarge, TooSlow, Unauthenticated
 from .limits import FailedAttempts, RateLimits
 from .metrics import Metrics
 from .routes import Call, Route, Routes
+from .waits import Waits
 
 LOG = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ DEEPEST_BODY = 32  # nested lists and objects; the deepest that means anything h
 # A body is checked where it is, but a long one beside the loop: all other requests and the switches would wait.
 LONG_BODY = 32 << 10  # bytes
 LONGEST_ADDRESS = 64  # characters; an IPv6 address with a zone is shorter
+MANY_VALUES = 1000  # commas, as good a measure: a short body of many faults takes long, too
 LONGEST_PATH = LONGEST_PROBLEM = 4096  # characters that the audit log keeps
 BYTES_FOR_A_VALUE = 10  # an address in quotes is longer; shorter values are numbers in the hundred thousands
 
@@ -74,6 +76,7 @@ class _Application:
         self._access = access
         self._settings = settings
         self._limits = RateLimits(settings.rate_limit, settings.rate_burst)
+        self._waits = Waits(settings.max_connections)
         self._attempts = FailedAttempts(settings.failed_attempts)
         routes = (*ROUTES, *metrics.routes(settings))
         self._routes = Routes((*routes, openapi.route(routes, settings), *documentation.ROUTES))
@@ -103,7 +106,7 @@ class _Application:
             self._authenticate(request)  # what there is and what not is told to callers with a token
             raise
         request.route = route.path
-        call = Call(self._core, self._access, self._settings, None, _url(environ), {}, status=route.status)
+        call = Call(self._core, self._access, self._settings, None, _url(environ), {}, self._waits, status=route.status)
         if not route.open:
             self._authenticate(request)
         if not route.writes:
@@ -143,11 +146,16 @@ class _Application:
         elif isinstance(found, Response):
             response = found
         else:
-            response = _json(call.status, found)
+            response = _answer(call.status, self._told(found))
         _add_headers(response, call.headers)
         if route.object is not None and "ETag" not in call.headers:
             preconditions.tag(response, route, call, parameters, call.deed.after if route.writes else before)
         return response
+
+    def _told(self, found: object) -> bytes:
+        if telling.is_heavy(found):
+            return self._core.runtime.slow(lambda: telling.encode_in_parts(found))
+        return telling.encode(found)
 
     def _body(self, request: _Request, route: Route, call: Call) -> object:
         limit = self._settings.max_body
@@ -156,7 +164,7 @@ class _Application:
         if route.once:
             call.deed.key = preconditions.key(request.environ, call, request.path, data)
         most = limit // BYTES_FOR_A_VALUE
-        if len(data) <= LONG_BODY:
+        if len(data) <= LONG_BODY and data.count(b",") <= MANY_VALUES:
             return _body(data, route, most)
         return self._core.runtime.slow(lambda: _body(data, route, most))
 
@@ -412,7 +420,7 @@ def _fault(error: Exception, request: _Request) -> Response:
     if code == 400 and method == "POST" and path.rstrip("/") == "/v2/tags":
         # The public API has a shape of its own for this one case.
         found |= {"error": found["message"], "messages": None, "root_causes": []}
-    response = _json(code, found)
+    response = _answer(code, telling.encode(found))
     if isinstance(error, HttpError):
         _add_headers(response, error.headers)
     if not errors.without_request_id(error, compatible, deletes):
@@ -425,5 +433,5 @@ def _add_headers(response: Response, headers: Mapping[str, str]) -> None:
         response.headers[name] = value
 
 
-def _json(code: int, value: object) -> Response:
-    return Response(status=code, body=json.dumps(value).encode() + b"\n", content_type="application/json")
+def _answer(code: int, body: bytes) -> Response:
+    return Response(status=code, body=body, content_type="application/json")

@@ -115,15 +115,16 @@ def body(error: Exception, request_id: str, compatible: bool, deletes: bool) -> 
     """The JSON of an error.  `compatible`: on /v2; `deletes`: the request was a DELETE."""
     code, slug = status(error)
     faults = error.faults if isinstance(error, Invalid) else (Fault("", _reason(error, code)),)
-    message = STOCK.get(type(error)) or sentence(faults)
+    more = error.more if isinstance(error, Invalid) else 0
+    message = STOCK.get(type(error)) or sentence(faults, more)
     if compatible and len(faults) == 1 and faults[0].problem.startswith(KNOWN_FAULTS):
         message = faults[0].problem
     if code == 404 and compatible:
         # terraform takes "404 Not Found" in the text of a failed DELETE for "it is gone already".
         message = f"Not Found. {STOCK_NOT_FOUND}" if deletes else STOCK_NOT_FOUND
     listed = [{"at": fault.at, "problem": fault.problem} for fault in faults[:MOST_FAULTS]]
-    if len(faults) > MOST_FAULTS:
-        listed.append({"at": "", "problem": f"and {len(faults) - MOST_FAULTS} more"})
+    if unlisted := len(faults) + more - len(listed):
+        listed.append({"at": "", "problem": f"and {unlisted} more"})
     found: dict[str, object] = {"id": slug, "message": message, "request_id": request_id, "errors": listed}
     if without_request_id(error, compatible, deletes):
         del found["request_id"]
@@ -135,10 +136,10 @@ def without_request_id(error: Exception, compatible: bool, deletes: bool) -> boo
     return compatible and deletes and status(error)[0] == 404
 
 
-def sentence(faults: tuple[Fault, ...]) -> str:
-    """The first faults as one line."""
+def sentence(faults: tuple[Fault, ...], others: int = 0) -> str:
+    """The first faults as one line; `others`: how many there are besides."""
     text = "; ".join(map(str, faults[:FAULTS_IN_MESSAGE]))
-    more = len(faults) - FAULTS_IN_MESSAGE
+    more = len(faults) + others - FAULTS_IN_MESSAGE
     return f"{text}; and {more} more" if more > 0 else text
 
 

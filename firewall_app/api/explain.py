@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from ..pipeline.probes import SOURCE_PORT
 from ..policy.decide import Check, Packet
@@ -15,7 +15,7 @@ from ..service.describe import Json
 from ..service.explain import Answer, End, Nearest, Question, explain
 from . import shapes
 from .routes import Call, Route
-from .schemas import Body, DropletId
+from .schemas import Body, DropletId, after, plainly
 
 
 def _host(text: str) -> str:
@@ -42,7 +42,7 @@ class EndBody(Body):
 
     droplet_id: DropletId | None = None
     port: str | None = None
-    address: Annotated[str, AfterValidator(_host), WithJsonSchema(shapes.HOST)] | None = None
+    address: Annotated[str, after(_host), WithJsonSchema(shapes.HOST)] | None = None
 
     def end(self) -> End:
         return End(self.droplet_id, self.port, address(self.address) if self.address is not None else None)
@@ -61,6 +61,7 @@ class ExplainBody(Body):
 
     @field_validator("source", "target")
     @classmethod
+    @plainly
     def _one_end(cls, value: EndBody) -> EndBody:
         """Here and not in EndBody: the fault is of the end as a whole."""
         if value.droplet_id is not None and value.port is not None:
@@ -71,6 +72,7 @@ class ExplainBody(Body):
 
     @field_validator("ports", "source_ports")
     @classmethod
+    @plainly
     def _one_port(cls, value: object, info: ValidationInfo) -> int | None:
         protocol = info.data.get("protocol")
         if value is not None and protocol == "icmp":

@@ -113,8 +113,12 @@ class _State(Collector):
         yield GaugeMetricFamily(
             "firewall_policy_revision", "Revision of the policy in force; one more with each change.", core.revision
         )
-        objects = GaugeMetricFamily("firewall_policy_objects", "What the policy holds, by kind.", labels=("kind",))
-        for kind in ("hypervisors", "droplets", "ports", "tags", "firewalls"):
+        objects = GaugeMetricFamily(
+            "firewall_policy_objects",
+            "What the policy holds, by kind: hypervisor, droplet, port, tag, firewall, external_peer.",
+            labels=("kind",),
+        )
+        for kind in ("hypervisors", "droplets", "ports", "tags", "firewalls", "external_peers"):
             objects.add_metric((kind.removesuffix("s"),), len(getattr(core.policy, kind)))
         yield objects
         yield CounterMetricFamily("firewall_changes", "Changes of the policy that were committed.", totals.changes)

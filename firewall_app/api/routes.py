@@ -15,6 +15,7 @@ from ..service.deed import Deed
 from ..settings import Settings
 from .errors import NoSuchPath, WrongMethod
 from .schemas import Body
+from .waits import Waits
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Call:
     caller: Caller | None
     url: str  # as the client sees it, without the query
     query: dict[str, str]
+    waits: Waits
     account: str = DEFAULT_ACCOUNT  # whose objects are meant; /v2 only
     body: Any = None  # an instance of the route's schema
     deed: Deed = field(default_factory=Deed)  # of a request that changes something
@@ -35,11 +37,17 @@ class Call:
     headers: dict[str, str] = field(default_factory=dict)
 
     def settle(self, written: Written[T]) -> T:
-        """The result of a write, once the switches concerned have answered or the client's patience is at its end."""
+        """The result of a write, once the switches concerned have answered or the client's patience is at its end.
+
+        When too many wait already it is given at once, and `Preference-Applied` does not say that it waited.
+        """
         applied = ["keep-established"] if self.deed.keeps else []
         if self.patience is not None:
-            self.core.wait(written, self.patience)
-            applied.append(f"wait={self.patience}")
+            caller = self.caller
+            with self.waits.place((caller.token or caller) if caller is not None else None) as waits:
+                if waits:
+                    self.core.wait(written, self.patience)
+                    applied.append(f"wait={self.patience}")
             # An answer without a body has no other place to say how it went.
             outcome = self.core.progress.outcome(dict.fromkeys(written.hosts, written.revision))
             self.headers["X-Change-Status"] = outcome.value

@@ -8,8 +8,9 @@ the names in it exist is not known here.
 from __future__ import annotations
 
 import difflib
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import (
@@ -25,7 +26,7 @@ from pydantic import (
     field_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, ErrorDetails
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError
 from typing_extensions import TypeAliasType
 
 from ..policy.errors import Fault, Invalid
@@ -33,9 +34,12 @@ from ..policy.model import Direction, Droplet, Firewall, Peer, Port, PortRange, 
 from ..service.access import account
 from ..service.firewalls import FirewallSpec
 from . import shapes
+from .errors import MOST_FAULTS
 from .shapes import LONGEST_INTERFACE, LONGEST_NAME
 
 # --------------------------------------------------------------------------------------------- single values
+
+MOST_HINTS, LONGEST_HINTED = 20, 40  # unknown keys for which near ones are looked for, and characters of such a key
 
 _NAME = re.compile(shapes.PRINTABLE)
 
@@ -146,17 +150,39 @@ def ports(protocol: str | None, value: object) -> PortRange:
 
 # --------------------------------------------------------------------------------------------- bodies
 
+
+def plainly(check: Callable[..., Any]) -> Callable[..., Any]:
+    """A check whose fault is kept as text: an exception is kept with its traceback, and there may be very many."""
+
+    @functools.wraps(check)
+    def checked(*args: Any) -> Any:
+        try:
+            return check(*args)
+        except ValueError as error:
+            raise PydanticCustomError("fault", "{problem}", {"problem": str(error)}) from None
+
+    return checked
+
+
+def after(check: Callable[[Any], object]) -> AfterValidator:
+    return AfterValidator(plainly(check))
+
+
+def before(check: Callable[[Any], object]) -> BeforeValidator:
+    return BeforeValidator(plainly(check))
+
+
 # Types with a name of their own stand once in the OpenAPI document.
-DropletId = TypeAliasType("DropletId", Annotated[int, BeforeValidator(_droplet_id), WithJsonSchema(shapes.DROPLET_ID)])
-AddressText = TypeAliasType("AddressText", Annotated[str, AfterValidator(_address), WithJsonSchema(shapes.ADDRESS)])
-Name = Annotated[str, AfterValidator(_name), WithJsonSchema(shapes.NAME)]
-Account = Annotated[str, AfterValidator(account), WithJsonSchema(shapes.ACCOUNT)]
-TagName = Annotated[str, AfterValidator(_tag), WithJsonSchema(shapes.TAG)]
+DropletId = TypeAliasType("DropletId", Annotated[int, before(_droplet_id), WithJsonSchema(shapes.DROPLET_ID)])
+AddressText = TypeAliasType("AddressText", Annotated[str, after(_address), WithJsonSchema(shapes.ADDRESS)])
+Name = Annotated[str, after(_name), WithJsonSchema(shapes.NAME)]
+Account = Annotated[str, after(account), WithJsonSchema(shapes.ACCOUNT)]
+TagName = Annotated[str, after(_tag), WithJsonSchema(shapes.TAG)]
 TagThere = Annotated[str, WithJsonSchema(shapes.TEXT)]  # must exist already: what cannot be a tag does not
 Uid = Annotated[str, WithJsonSchema(shapes.TEXT)]
-Uplink = Annotated[str, BeforeValidator(_uplink), WithJsonSchema(shapes.UPLINK)]
-Interface = Annotated[str, AfterValidator(_interface), WithJsonSchema(shapes.INTERFACE)]
-OwnAddress = Annotated[str, AfterValidator(_own_address), WithJsonSchema(shapes.OWN_ADDRESS)]
+Uplink = Annotated[str, before(_uplink), WithJsonSchema(shapes.UPLINK)]
+Interface = Annotated[str, after(_interface), WithJsonSchema(shapes.INTERFACE)]
+OwnAddress = Annotated[str, after(_own_address), WithJsonSchema(shapes.OWN_ADDRESS)]
 
 
 def _at_most(setting: str) -> Any:
@@ -223,6 +249,7 @@ class _RuleBody(Body):
 
     @field_validator("ports")
     @classmethod
+    @plainly
     def _known_ports(cls, value: object, info: ValidationInfo) -> PortRange:
         return ports(info.data.get("protocol"), value)
 
@@ -269,7 +296,7 @@ class FirewallBody(RulesBody):
 
     inbound_rules: list[InboundRule] | None = _at_most("max_rules")
     outbound_rules: list[OutboundRule] | None = _at_most("max_rules")
-    name: Annotated[str, AfterValidator(_firewall_name), WithJsonSchema(shapes.FIREWALL_NAME)]
+    name: Annotated[str, after(_firewall_name), WithJsonSchema(shapes.FIREWALL_NAME)]
     droplet_ids: list[DropletId] | None = _at_most("max_droplets")
     tags: list[TagThere] | None = _at_most("max_tags")
     id: ReadOnly
@@ -358,12 +385,12 @@ class PortBody(Body):
     one_of = ("interface", "number")
 
     droplet_id: DropletId
-    hypervisor: Annotated[str, AfterValidator(_dpid), WithJsonSchema(shapes.DPID)]
+    hypervisor: Annotated[str, after(_dpid), WithJsonSchema(shapes.DPID)]
     interface: Interface | None = None
-    number: Annotated[int, AfterValidator(_number), WithJsonSchema(shapes.OFPORT)] | None = None
-    mac: Annotated[str, AfterValidator(_mac), WithJsonSchema(shapes.MAC)]
+    number: Annotated[int, after(_number), WithJsonSchema(shapes.OFPORT)] | None = None
+    mac: Annotated[str, after(_mac), WithJsonSchema(shapes.MAC)]
     addresses: list[OwnAddress] | None = Field(default=None, description="What the droplet may send from.")
-    max_connections: Annotated[int, AfterValidator(_connections), WithJsonSchema(shapes.CONNECTIONS)] | None = Field(
+    max_connections: Annotated[int, after(_connections), WithJsonSchema(shapes.CONNECTIONS)] | None = Field(
         default=None, description="Tracked at once; 0: no limit, null: the option `max_port_connections`."
     )
     id: ReadOnly
@@ -386,18 +413,29 @@ B = TypeVar("B", bound=Body)
 
 
 def parse(schema: type[B], value: object) -> B:
-    """Raises Invalid with every fault."""
+    """Raises Invalid with every fault; those that nobody would be told of are counted alone."""
     faults: list[Fault] = []
     if isinstance(value, dict) and schema.one_of and not any(name in value for name in schema.one_of):
         faults.append(Fault("", f"one of {' and '.join(schema.one_of)} is needed"))
+    more = 0
     try:
         found = schema.model_validate(value)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False)
-        raise Invalid(faults + [Fault(_path(d["loc"]), _problem(schema, d)) for d in details]) from None
-    if faults:
-        raise Invalid(faults)
+        found, (told, more) = None, _faults(schema, error, MOST_FAULTS - len(faults))
+        faults += told
+    # Not in the handler: what is raised there holds on to all that pydantic found.
+    if found is None or faults:
+        raise Invalid(faults, more)
     return found
+
+
+def _faults(schema: type[Body], error: ValidationError, most: int) -> tuple[list[Fault], int]:
+    """The first faults, and how many more there are."""
+    details = error.errors(include_url=False, include_input=False)
+    told = details[:most]
+    problems = _problems(schema, told)
+    found = [Fault(_path(d["loc"]), problem) for d, problem in zip(told, problems, strict=True)]
+    return found, len(details) - len(told)
 
 
 def _path(where: Sequence[int | str]) -> str:
@@ -416,12 +454,21 @@ _PLAIN = {
 }
 
 
-def _problem(schema: type[Body], detail: ErrorDetails) -> str:
+def _problems(schema: type[Body], details: Sequence[ErrorDetails]) -> list[str]:
+    found, hints = [], 0
+    for detail in details:
+        if detail["type"] == "extra_forbidden":
+            *where, key = detail["loc"]
+            hinted = hints < MOST_HINTS and len(str(key)) <= LONGEST_HINTED
+            hints += hinted
+            found.append("unknown field" + (_hint(_schema_at(schema, where), str(key)) if hinted else ""))
+        else:
+            found.append(_problem(detail))
+    return found
+
+
+def _problem(detail: ErrorDetails) -> str:
     kind, where = detail["type"], detail["loc"]
-    if kind == "value_error":
-        return str(detail["ctx"]["error"])
-    if kind == "extra_forbidden":
-        return _unknown(_schema_at(schema, where[:-1]), str(where[-1]))
     if kind == "model_type" and where and where[-1] in ("sources", "destinations"):
         return f"You specified an invalid type for one of the {where[-1]}."
     if kind == "literal_error":
@@ -429,9 +476,9 @@ def _problem(schema: type[Body], detail: ErrorDetails) -> str:
     return _PLAIN.get(kind, detail["msg"])
 
 
-def _unknown(schema: type[Body], key: str) -> str:
+def _hint(schema: type[Body], key: str) -> str:
     close = difflib.get_close_matches(key, _keys(schema), n=1)
-    return "unknown field" + (f"; did you mean {close[0]!r}?" if close else "")
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _schema_at(schema: type[Body], where: Sequence[int | str]) -> type[Body]:

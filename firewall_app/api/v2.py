@@ -17,6 +17,7 @@ from . import render, schemas
 from .external import warn_unmapped
 from .paging import page
 from .routes import Call, Route, about
+from .telling import Told, weight
 
 LOG = logging.getLogger(__name__)
 
@@ -92,8 +93,9 @@ def list_firewalls_of_droplet(call: Call, droplet_id: str) -> object:
     return page(call, "firewalls", found, lambda f: _firewall(call, f))
 
 
-def _firewall(call: Call, firewall: Firewall) -> Json:
-    return render.firewall(firewalls.view(call.core, firewall))
+def _firewall(call: Call, firewall: Firewall) -> Told:
+    view = firewalls.view(call.core, firewall)
+    return Told(weight(firewall.rules) + len(view.pending), lambda: render.firewall(view))
 
 
 def say_unmatched(call: Call, unmatched: int, owner: str) -> None:

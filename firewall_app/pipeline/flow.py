@@ -194,7 +194,9 @@ def _mac(number: int) -> str:
 
 
 def _ip(number: int, spec: Field) -> str:
-    return str(netaddr.IPAddress(number, 4 if spec.bits == 32 else 6))
+    if spec.bits == 32:
+        return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+    return str(netaddr.IPAddress(number, 6))
 
 
 def _ct_state(value: int, mask: int) -> str:
@@ -379,9 +381,13 @@ class Flow:
     @property
     def text(self) -> str:
         """One line that `ovs-ofctl add-flow` reads and that says everything about the flow."""
+        return self.line(self.match.text)
+
+    def line(self, matched: str) -> str:
+        """`text`, for callers that have the text of the match already: it is most of the work."""
         head = [f"cookie={self.cookie:#x}", f"table={self.table}", f"priority={self.priority}"]
-        if self.match.terms:
-            head.append(self.match.text)
+        if matched:
+            head.append(matched)
         actions = ",".join(action.text for action in self.actions) or "drop"
         return f"{','.join(head)} actions={actions}"
 
@@ -391,4 +397,5 @@ class Flow:
 
 def texts(flows: Iterable[Flow]) -> list[str]:
     """The lines of flows in reading order: by table, priority from the top, then by text."""
-    return [f.text for f in sorted(flows, key=lambda f: (f.table, -f.priority, f.match.text))]
+    told = sorted(((f.match.text, f) for f in flows), key=lambda pair: (pair[1].table, -pair[1].priority, pair[0]))
+    return [f.line(matched) for matched, f in told]

@@ -39,10 +39,14 @@ class CallerError(FirewallError):
 
 
 class Invalid(CallerError):
-    """A request with values that cannot be; carries every fault found, not only the first."""
+    """A request with values that cannot be; carries every fault found, not only the first.
 
-    def __init__(self, faults: Iterable[Fault]) -> None:
+    `more`: how many further ones were counted and not looked at.
+    """
+
+    def __init__(self, faults: Iterable[Fault], more: int = 0) -> None:
         self.faults = tuple(faults)
+        self.more = more
         super().__init__("; ".join(map(str, self.faults)))
 
     @classmethod

@@ -7,6 +7,7 @@ is the job of whoever parses a document (`api/schemas.py`).  How the values hang
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
@@ -241,12 +242,14 @@ class Peer:
         names = (name.lower() for name in self.tags + self.external_uids)
         return frozenset((*self.networks, *self.droplet_ids, *names))
 
+    @property
+    def content(self) -> Hashable:
+        lists = (self.addresses, self.droplet_ids, self.tags, self.load_balancer_uids, self.kubernetes_ids)
+        return tuple(map(frozenset, lists))
+
     def same(self, other: Peer) -> bool:
         """Equal as sets."""
-        return all(
-            set(getattr(self, name)) == set(getattr(other, name))
-            for name in ("addresses", "droplet_ids", "tags", "load_balancer_uids", "kubernetes_ids")
-        )
+        return self.content == other.content
 
 
 @dataclass(frozen=True)
@@ -261,6 +264,11 @@ class Rule:
     ports: PortRange
     peer: Peer
     id: int = field(default=0, compare=False)  # 32 bits, 0: not stored yet
+
+    @property
+    def content(self) -> Hashable:
+        """What it says: equal for rules that are the same, so that many can be compared with many."""
+        return self.direction, self.protocol, self.ports, self.peer.content
 
     def same(self, other: Rule) -> bool:
         """Whether both say the same, the order inside the peer aside."""

@@ -81,7 +81,11 @@ class Runtime(Protocol):
     def lock(self) -> Lock: ...
 
     def slow(self, work: Callable[[], T]) -> T:
-        """Runs blocking work without holding up anything else."""
+        """Runs work that takes long by itself, without holding up anything else but work of the same kind."""
+        ...
+
+    def aside(self, work: Callable[[], T]) -> T:
+        """Runs what waits for something outside; it never waits behind slow work."""
         ...
 
     def event(self) -> Event: ...
@@ -117,13 +121,15 @@ class Switch(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one request or one firewall may hold."""
+    """How much one request, one firewall or one account may hold."""
 
     droplets: int = 10
     tags: int = 5
     rules: int = 50
     entries: int = 1000
     firewalls: int = 30
+    account_firewalls: int = 1000  # 0: no limit
+    account_tags: int = 1000  # as above
 
 
 @dataclass(frozen=True)
@@ -286,7 +292,7 @@ class Core:
         """What the store does, while the loop goes on."""
         with self._storing:
             try:
-                done = self.runtime.slow(work)
+                done = self.runtime.aside(work)
             except StoreError:
                 self.store_failures += 1
                 self._takes_writes &= not writes
@@ -323,7 +329,7 @@ class Core:
     def entries(self, wanted: Mapping[str, str], first: int, count: int) -> tuple[list[Entry], int]:
         """Lines of the audit log (`store.Store.entries`); other work of the store goes on meanwhile."""
         with self._reading:
-            return self.runtime.slow(lambda: self.store.entries(wanted, first, count))
+            return self.runtime.aside(lambda: self.store.entries(wanted, first, count))
 
     # ---- switches
 

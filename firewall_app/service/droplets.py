@@ -9,7 +9,7 @@ from ..policy.errors import Conflict, Fault, Invalid, NotFound
 from ..policy.model import Droplet, Firewall, PortRules, Rule, Tag, TagKey, tag_key
 from ..policy.policy import Draft, Policy
 from .core import Core, Written
-from .rules import tags_once
+from .rules import room_for_one, tags_once
 
 
 def every(core: Core, account: str | None) -> list[Droplet]:
@@ -97,9 +97,12 @@ def carriers(policy: Policy, tag: Tag) -> list[Droplet]:
 
 
 def create_tag(core: Core, account: str, name: str) -> Written[Tag]:
-    """An existing tag is no error, and keeps its first spelling."""
+    """An existing tag is no error, and keeps its first spelling.  Raises Invalid when the account has too many."""
 
     def edit(draft: Draft) -> Tag:
+        tags = draft.peek().tags
+        if tag_key(account, name) not in tags:
+            room_for_one(tags.values(), account, "tags", core.limits.account_tags)
         _create_tags(draft, account, (name,))
         return draft.peek().tags[tag_key(account, name)]
 

@@ -17,6 +17,7 @@ from .rules import (
     keep_ids,
     note_unmatched,
     removed,
+    room_for_one,
     rule_faults,
     tag_faults,
     tags_once,
@@ -91,6 +92,7 @@ def create(core: Core, account: str, spec: FirewallSpec) -> Written[Firewall]:
         wanted = _checked(policy, account, spec, core.limits)
         if any(f.account == account and f.name == spec.name for f in policy.firewalls.values()):
             raise Conflict("duplicate name")
+        room_for_one(policy.firewalls.values(), account, "firewalls", core.limits.account_firewalls)
         firewall = Firewall(
             str(uuid.uuid4()), account, wanted.name,
             keep_ids(draft, (), wanted.inbound_rules), keep_ids(draft, (), wanted.outbound_rules),

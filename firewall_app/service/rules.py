@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from ..policy.errors import Fault
-from ..policy.model import Rule, TagKey, tag_key
+from ..policy.errors import Fault, Invalid
+from ..policy.model import Firewall, Rule, Tag, TagKey, tag_key
 from ..policy.policy import Draft, Policy
 from .core import Core, Limits
 
@@ -64,6 +64,13 @@ def too_many(at: str, what: str, items: Sequence[object], limit: int) -> list[Fa
     return [Fault(at, f"must have no more than {limit} {what}, not {len(items)}")]
 
 
+def room_for_one(items: Iterable[Firewall | Tag], account: str, what: str, limit: int) -> None:
+    """Raises Invalid when an account has as many as it may have; 0 is no limit."""
+    count = sum(item.account == account for item in items) if limit else 0
+    if limit and count >= limit:
+        raise Invalid.one("", f"account {account} has {count} {what}; no more than {limit} are allowed")
+
+
 def with_paths(inbound: Sequence[Rule], outbound: Sequence[Rule]) -> list[tuple[str, Rule]]:
     found = [(f"inbound_rules[{i}]", rule) for i, rule in enumerate(inbound)]
     return found + [(f"outbound_rules[{i}]", rule) for i, rule in enumerate(outbound)]
@@ -98,18 +105,20 @@ def keep_ids(draft: Draft, old: Sequence[Rule], new: Sequence[Rule]) -> tuple[Ru
 
 def added(draft: Draft, old: Sequence[Rule], new: Sequence[Rule]) -> tuple[Rule, ...]:
     """The old rules and those of the new ones that are not among them yet."""
-    result = list(old)
+    result, known = list(old), {rule.content for rule in old}
     for rule in new:
-        if not any(rule.same(other) for other in result):
+        if (content := rule.content) not in known:
+            known.add(content)
             result.append(replace(rule, id=draft.new_rule_id()))
     return tuple(result)
 
 
 def removed(old: Sequence[Rule], gone: Sequence[Rule]) -> tuple[tuple[Rule, ...], int]:
     """The old rules less those that say the same as one of `gone`; and how many of `gone` matched none."""
-    left = tuple(rule for rule in old if not any(rule.same(other) for other in gone))
-    unmatched = sum(not any(rule.same(other) for other in old) for rule in gone)
-    return left, unmatched
+    there, unwanted = [rule.content for rule in old], [rule.content for rule in gone]
+    going, known = set(unwanted), set(there)
+    left = tuple(rule for rule, content in zip(old, there, strict=True) if content not in going)
+    return left, sum(content not in known for content in unwanted)
 
 
 def note_unmatched(core: Core, unmatched: int) -> int:
