@@ -296,6 +296,36 @@ def test_an_error_of_ours_is_logged_with_the_request_id(
     assert "secret details" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "token", "lines"),
+    [
+        ("GET", "/v2/firewalls", OPERATOR, []),
+        ("GET", "/v2/firewalls/none", OPERATOR, [logging.INFO]),
+        ("GET", "/v1/droplets?page=x", OPERATOR, [logging.INFO]),
+        ("GET", "/v1/droplets", TENANT, [logging.INFO]),
+        ("POST", "/v2/tags", OPERATOR, [logging.INFO]),
+        ("GET", "/v2/firewalls", "nobody", [logging.WARNING]),
+        ("POST", "/v2/firewalls", "nobody", [logging.WARNING]),
+    ],
+)
+def test_what_fails_is_logged_once(
+    world: World, caplog: pytest.LogCaptureFixture, method: str, path: str, token: str, lines: list[int]
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        answer = world.call(method, path, token=token)
+    told = [record for record in caplog.records if answer.headers["x-request-id"] in record.getMessage()]
+    assert [record.levelno for record in told if record.levelno > logging.DEBUG] == lines
+
+
+def test_what_is_refused_unread_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(Settings(failed_attempts=1, rate_burst=1))
+    with caplog.at_level(logging.INFO):
+        assert [world.call("POST", "/v2/tags", token="nobody").status for _ in range(3)] == [401, 429, 429]
+        assert len(caplog.records) == 1
+        assert [world.call("GET", "/v2/tags", token=TENANT).status for _ in range(2)] == [200, 429]
+    assert len(caplog.records) == 2  # whose token it is is known
+
+
 def test_a_switch_that_is_not_there_is_a_503(world: World) -> None:
     world.switches[HV1].mode = "silent"
     answer = world.call("GET", f"/v1/hypervisors/{HV1}/flows")

@@ -204,9 +204,15 @@ def _entry(request: _Request, now: datetime) -> Entry:
 
 
 def _log(request: _Request, response: Response) -> None:
-    """One line for each request that changes something, and for each that fails by our fault; reads with --verbose."""
-    reads = request.method in ("GET", "HEAD", "OPTIONS")
-    level = logging.INFO if not reads or response.status_code >= 500 else logging.DEBUG
+    """One line for each request that changes something, and for each that fails; other reads with --verbose.
+
+    A token that nobody has was logged when it was refused; what is refused unread after many of them is not, since
+    whoever sends it could fill the log.
+    """
+    reads, code = request.method in ("GET", "HEAD", "OPTIONS"), response.status_code
+    level = logging.INFO if not reads or code >= 400 else logging.DEBUG
+    if code in (401, 429) and request.caller is None:
+        level = logging.DEBUG
     if LOG.isEnabledFor(level):
         caller = request.caller
         who = (caller.note or caller.token or caller.role.value) if caller is not None else "-"
