@@ -130,19 +130,49 @@ def test_every_answer_has_a_request_id(world: World) -> None:
         b'{"name": "\xff"}',
         b'\xef\xbb\xbf{"name": "bom"}',
         '{"name": "utf-16"}'.encode("utf-16"),
-        b'{"name": "\\u0000"}',
-        b'{"name": "\\ud800"}',
-        b'{"\\udfff": 1}',
-        b"[" * 100_000,
-        b"[" * 100 + b"]" * 100,
-        b'{"a":' * 500 + b"1" + b"}" * 500,
-        b"1" * 5000,
         b"{} {}",
+        b"[" + b"1" * 5000,
+        b"9" * 5000 + b" NaN",
     ],
 )
 def test_what_is_no_json_is_a_400(world: World, body: bytes) -> None:
     answer = world.call("POST", "/v2/firewalls", body)
     assert (answer.status, answer.json["message"]) == (400, "error parsing request body")
+    (problem,) = answer.problems.values()
+    assert "codec" not in problem
+    assert "utf-8-sig" not in problem
+
+
+DEEP, LONG = "nested deeper than 32", "an integer of more than 4300 digits"
+NUL, HALF = "text may not hold the character 0", "half a surrogate pair is no text"
+
+
+@pytest.mark.parametrize(
+    ("body", "problems"),
+    [
+        (b'{"name": "\\u0000"}', {"name": NUL}),
+        (b'{"name": "\\ud800", "tags": ["a", "b\\u0000"]}', {"name": HALF, "tags[1]": NUL}),
+        (b'{"\\udfff": 1}', {"": f"a key: {HALF}"}),
+        (b'{"inbound_rules": [{"sources": {"\\u0000": 1}}]}', {"inbound_rules[0].sources": f"a key: {NUL}"}),
+        (b"[" * 100_000, {"": DEEP}),  # whether it ends is not looked for
+        (b"[" * 100 + b"]" * 100, {"": DEEP}),
+        (b'{"a":' * 500 + b"1" + b"}" * 500, {"": DEEP}),
+        (b"1" * 5000, {"": LONG}),
+        (b'{"droplet_ids": [1, -' + b"1" * 5000 + b'], "name": "\\u0000"}', {"droplet_ids[1]": LONG, "name": NUL}),
+    ],
+)
+def test_json_that_nothing_can_mean_is_a_422_with_its_place(
+    world: World, body: bytes, problems: dict[str, str]
+) -> None:
+    answer = world.call("POST", "/v2/firewalls", body)
+    assert (answer.status, answer.problems) == (422, problems)
+
+
+def test_a_long_number_in_a_deep_body_has_a_place(world: World) -> None:
+    answer = world.call("POST", "/v2/firewalls", b"[" * 40 + b"1" * 5000 + b"]" * 40)
+    assert (answer.status, set(answer.problems.values())) == (422, {DEEP})
+    answer = world.call("POST", "/v2/firewalls", b"[" + b"1" * 5000 + b"," + b"[" * 100_000)
+    assert (answer.status, answer.problems) == (422, {"": DEEP})
 
 
 @pytest.mark.parametrize(
@@ -227,7 +257,7 @@ def test_a_body_shorter_than_it_says_is_refused(world: World) -> None:
 def test_a_body_of_very_many_values_is_refused(world: World) -> None:
     rule = {"protocol": "tcp", "ports": "1", "sources": {"droplet_ids": [1] * 110_000}}
     answer = world.call("POST", "/v2/firewalls", {"name": "fw", "inbound_rules": [rule]})
-    assert (answer.status, answer.problems) == (400, {"": "more than 104857 values"})
+    assert (answer.status, answer.problems) == (422, {"": "more than 104857 values"})
 
 
 def test_long_bodies_are_checked_beside_the_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

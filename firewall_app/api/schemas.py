@@ -401,13 +401,14 @@ def parse(schema: type[B], value: object) -> B:
         found = schema.model_validate(value)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
-        raise Invalid(faults + [Fault(_path(d["loc"]), _problem(schema, d)) for d in details]) from None
+        raise Invalid(faults + [Fault(path(d["loc"]), _problem(schema, d)) for d in details]) from None
     if faults:
         raise Invalid(faults)
     return found
 
 
-def _path(where: Sequence[int | str]) -> str:
+def path(where: Sequence[int | str]) -> str:
+    """A place in a body, as faults tell it."""
     text = ""
     for step in where:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
