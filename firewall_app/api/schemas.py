@@ -29,7 +29,20 @@ from pydantic_core import CoreSchema, ErrorDetails
 from typing_extensions import TypeAliasType
 
 from ..policy.errors import Fault, Invalid
-from ..policy.model import Direction, Droplet, Firewall, Peer, Port, PortRange, Protocol, Rule, Tag, network
+from ..policy.model import (
+    EXTERNAL_UID,
+    LARGEST_DROPLET_ID,
+    Direction,
+    Droplet,
+    Firewall,
+    Peer,
+    Port,
+    PortRange,
+    Protocol,
+    Rule,
+    Tag,
+    network,
+)
 from ..service.firewalls import FirewallSpec
 from . import shapes
 from .shapes import LONGEST_INTERFACE, LONGEST_NAME
@@ -44,7 +57,7 @@ def _droplet_id(value: object) -> int:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError("must be a droplet id: a positive integer")
+        raise ValueError(f"must be a droplet id: a positive integer up to {LARGEST_DROPLET_ID}")
     return Droplet(value).id
 
 
@@ -76,6 +89,13 @@ def account(text: str) -> str:
     """Raises ValueError."""
     if not _ACCOUNT.fullmatch(text):
         raise ValueError("must be an account: 1 to 64 letters, digits, '.', '_', ':', '-'")
+    return text
+
+
+def _uid(text: str) -> str:
+    """Any other could never be mapped to an external peer, and would be nobody for good."""
+    if not EXTERNAL_UID.fullmatch(text):
+        raise ValueError("must be a uid: 1 to 64 letters, digits, '.', '_', ':', '-'")
     return text
 
 
@@ -160,7 +180,7 @@ Name = Annotated[str, AfterValidator(_name), WithJsonSchema(shapes.NAME)]
 Account = Annotated[str, AfterValidator(account), WithJsonSchema(shapes.ACCOUNT)]
 TagName = Annotated[str, AfterValidator(_tag), WithJsonSchema(shapes.TAG)]
 TagThere = Annotated[str, WithJsonSchema(shapes.TEXT)]  # must exist already: what cannot be a tag does not
-Uid = Annotated[str, WithJsonSchema(shapes.TEXT)]
+Uid = Annotated[str, AfterValidator(_uid), WithJsonSchema(shapes.EXTERNAL_UID)]
 Uplink = Annotated[str, BeforeValidator(_uplink), WithJsonSchema(shapes.UPLINK)]
 Interface = Annotated[str, AfterValidator(_interface), WithJsonSchema(shapes.INTERFACE)]
 OwnAddress = Annotated[str, AfterValidator(_own_address), WithJsonSchema(shapes.OWN_ADDRESS)]
