@@ -130,6 +130,10 @@ def test_every_answer_has_a_request_id(world: World) -> None:
         b'{"name": "\xff"}',
         b'\xef\xbb\xbf{"name": "bom"}',
         '{"name": "utf-16"}'.encode("utf-16"),
+        b"[" * 100_000,
+        b"[" * 2_000 + b"]" * 1_999,
+        b"[" * 2_000 + b"}" * 2_000,
+        b"]" + b"[" * 2_000 + b"]" * 1_999,
         b"{} {}",
         b"[" + b"1" * 5000,
         b"9" * 5000 + b" NaN",
@@ -154,7 +158,8 @@ NUL, HALF = "text may not hold the character 0", "half a surrogate pair is no te
         (b'{"name": "\\ud800", "tags": ["a", "b\\u0000"]}', {"name": HALF, "tags[1]": NUL}),
         (b'{"\\udfff": 1}', {"": f"a key: {HALF}"}),
         (b'{"inbound_rules": [{"sources": {"\\u0000": 1}}]}', {"inbound_rules[0].sources": f"a key: {NUL}"}),
-        (b"[" * 100_000, {"": DEEP}),  # whether it ends is not looked for
+        (b"[" * 2_000 + b"]" * 2_000, {"": DEEP}),
+        (b'{"a}\\"":["]",' * 2_000 + b"1" + b"]}" * 2_000, {"": DEEP}),  # no more is looked at than its brackets
         (b"[" * 100 + b"]" * 100, {"": DEEP}),
         (b'{"a":' * 500 + b"1" + b"}" * 500, {"": DEEP}),
         (b"1" * 5000, {"": LONG}),
@@ -171,7 +176,7 @@ def test_json_that_nothing_can_mean_is_a_422_with_its_place(
 def test_a_long_number_in_a_deep_body_has_a_place(world: World) -> None:
     answer = world.call("POST", "/v2/firewalls", b"[" * 40 + b"1" * 5000 + b"]" * 40)
     assert (answer.status, set(answer.problems.values())) == (422, {DEEP})
-    answer = world.call("POST", "/v2/firewalls", b"[" + b"1" * 5000 + b"," + b"[" * 100_000)
+    answer = world.call("POST", "/v2/firewalls", b"[" + b"1" * 5000 + b"," + b"[" * 2_000 + b"]" * 2_001)
     assert (answer.status, answer.problems) == (422, {"": DEEP})
 
 

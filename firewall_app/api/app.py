@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -363,16 +364,31 @@ def _parse(data: bytes, most: int) -> object:
         except _LongInteger:
             value, good = _json_value(text, _short_integer), False
     except RecursionError:
+        if not _balanced(text):
+            raise BadBody("its brackets do not match") from None
         raise Invalid.one("", f"nested deeper than {DEEPEST_BODY}") from None
     if not good:  # rare, so that places are looked for only now
         raise Invalid(_value_faults(value))
     return value
 
 
+def _balanced(text: str) -> bool:
+    """Whether every bracket of what is nested too deep to be parsed is closed, in its turn."""
+    opened: list[str] = []
+    for found in _STRING_OR_BRACKET.finditer(text):
+        sign = found[0]
+        if sign in ("[", "{"):
+            opened.append(sign)
+        elif sign in ("]", "}") and (not opened or opened.pop() + sign not in ("[]", "{}")):
+            return False
+    return not opened
+
+
 class _LongInteger(Exception):
     """An integer of more digits than Python reads."""
 
 
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"|[][{}]')
 _LONG = object()  # stands for such an integer
 
 

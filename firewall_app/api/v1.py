@@ -7,7 +7,7 @@ from dataclasses import asdict
 from .. import __version__
 from ..pipeline.compile import flood_here
 from ..policy.errors import Fault, Invalid, NotFound
-from ..policy.model import Droplet, Hypervisor, Port, PortRules
+from ..policy.model import LARGEST_DROPLET_ID, Droplet, Hypervisor, Port, PortRules
 from ..policy.policy import Policy
 from ..progress import Sync
 from ..service import describe, droplets, hypervisors
@@ -90,6 +90,8 @@ def get_droplet(call: Call, droplet_id: str) -> object:
 
 def put_droplet(call: Call, droplet_id: str) -> object:
     body: schemas.DropletBody = call.body
+    if droplet_id.isascii() and droplet_id.isdigit() and len(droplet_id.lstrip("0")) > len(str(LARGEST_DROPLET_ID)):
+        raise Invalid.one("id", f"a droplet id is a positive integer up to {LARGEST_DROPLET_ID}")
     wanted = number(droplet_id, "droplet")
     try:
         Droplet(wanted)
@@ -124,6 +126,8 @@ def get_port(call: Call, port_id: str) -> object:
 def put_port(call: Call, port_id: str) -> object:
     body: schemas.PortBody = call.body
     interface, ofport = body.interface, body.number
+    if interface is None and ofport is None:
+        raise Invalid.one("", "one of interface and number is needed")
     if interface is not None and ofport is not None:
         # Answers hold both. What was registered stays what counts, so that writing an answer back changes nothing.
         old = call.core.policy.ports.get(port_id)
