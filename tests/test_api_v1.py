@@ -22,6 +22,8 @@ def unchanged(world: World, path: str) -> Any:
     before = world.core.revision
     read = world.good("GET", path)
     answer = world.call("PUT", path, read)
+    for rule in read.get("rules", ()):
+        rule |= {"packets": None, "bytes": None}  # a write does not ask the switch
     assert (answer.status, answer.json) == (200, read)
     assert world.core.revision == before
     return read
@@ -375,6 +377,20 @@ def test_all_that_applies_to_a_port_is_listed_resolved(world: World) -> None:
     world.good("POST", "/v2/tags/web/resources", {"resources": [{"resource_id": 102, "resource_type": "droplet"}]})
     names = {rule["firewall"]["name"] for rule in world.good("GET", "/v1/ports/p102/rules")["rules"]}
     assert names == {"tagged", "other"}
+
+
+def test_rules_of_a_port_tell_what_they_have_counted(world: World) -> None:
+    path = "/v1/ports/p101/rules"
+    written = world.good("PUT", path, {"inbound_rules": [RULE], "outbound_rules": [OUT]})
+    assert {(rule["packets"], rule["bytes"]) for rule in written["rules"]} == {(None, None)}
+    for rule in world.good("GET", path)["rules"]:
+        flows = sum("table=33," in flow for flow in rule["flows"])
+        assert (rule["packets"], rule["bytes"]) == (10 * flows, 1000 * flows)
+        assert flows
+    world.switches[HV1].mode = "silent"
+    assert {(rule["packets"], rule["bytes"]) for rule in world.good("GET", path)["rules"]} == {(None, None)}
+    world.core.disconnected(HV1, world.switches[HV1])
+    assert {(rule["packets"], rule["bytes"]) for rule in world.good("GET", path)["rules"]} == {(None, None)}
 
 
 def test_what_always_passes_a_port_is_listed_with_its_flows(world: World) -> None:

@@ -163,20 +163,26 @@ def _port(call: Call, port: Port) -> Json:
 
 
 def get_port_rules(call: Call, port_id: str) -> object:
+    return _port_rules(call, port_id, counted=True)
+
+
+def _port_rules(call: Call, port_id: str, counted: bool) -> object:
     policy = call.core.policy
     own = hypervisors.rules_of_port(policy, port_id)
     port = policy.ports[port_id]
     view = hypervisors.port_view(call.core, port)
     interfaces = call.core.progress.report(port.hypervisor).interfaces
     flood = flood_here(policy, port.hypervisor, interfaces, call.core.rulings)
-    return call.core.runtime.slow(lambda: render.port_rules(policy, view, own, flood))
+    timeout = call.settings.reply_timeout
+    counters = hypervisors.counters(call.core, port.hypervisor, timeout) if counted else None
+    return call.core.runtime.slow(lambda: render.port_rules(policy, view, own, flood, counters))
 
 
 def put_port_rules(call: Call, port_id: str) -> object:
     body: schemas.PortRulesBody = call.body
     written = call.settle(hypervisors.replace_rules(call.core, port_id, body.inbound(), body.outbound()))
     warn_unmapped(call, written.account, written.rules)
-    return get_port_rules(call, port_id)
+    return _port_rules(call, port_id, counted=False)  # a write does not wait for a switch that nobody asked to wait for
 
 
 def add_port_rules(call: Call, port_id: str) -> None:

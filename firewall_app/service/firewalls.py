@@ -201,7 +201,7 @@ def remove_rules(
 def _attach(
     core: Core, account: str, edit: Callable[[Draft], Firewall], ids: Sequence[int], names: Sequence[str]
 ) -> Written[Firewall]:
-    """Writes what attaches these droplets and tags; which of them is one too many for a droplet is told by its place."""
+    """Writes what attaches these droplets and tags; one that a droplet has too many by is told by its place."""
     try:
         return core.write(edit)
     except Crowded as error:

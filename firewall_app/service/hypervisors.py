@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..pipeline.compile import uplink_pattern
-from ..policy.errors import Conflict, Invalid, NotFound
+from ..policy.errors import Conflict, Invalid, NotFound, Unreachable
 from ..policy.model import Hypervisor, Port, PortRules, Rule, network
 from ..policy.policy import Draft, Policy
 from ..progress import Status, SwitchReport
@@ -201,6 +201,14 @@ def rules_of_port(policy: Policy, port_id: str) -> PortRules:
     """The port's own rules, as a set that may be empty; raises NotFound for the port alone."""
     port = find_port(policy, port_id)
     return policy.port_rules.get(port_id) or PortRules(port_id, policy.droplets[port.droplet_id].account)
+
+
+def counters(core: Core, dpid: str, timeout: float) -> Mapping[int, tuple[int, int]] | None:
+    """Packets and bytes that a hypervisor's flows of rules have counted, by rule id; None when it does not say."""
+    try:
+        return core.switch(dpid).read_counters(timeout)
+    except (NotFound, Unreachable):
+        return None
 
 
 def replace_rules(core: Core, port_id: str, inbound: Sequence[Rule], outbound: Sequence[Rule]) -> Written[PortRules]:
