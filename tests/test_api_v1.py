@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -464,3 +467,23 @@ def test_status_is_one_object_for_a_dashboard(world: World) -> None:
         "store_failures": 0,
     }
     assert [found[name] for name in ("droplets", "ports", "tags", "firewalls", "rules")] == [4, 3, 2, 1, 2]
+
+
+# --------------------------------------------------------------------------------------------- the manual
+
+CURL = re.compile(
+    r"""^curl -H "\$A" (?:-H "Prefer: [^"]*" )?(?:-X (\w+) )?\$U(\S+)(?: --json '([^']*)')?""", re.MULTILINE
+)
+
+
+def test_the_calls_of_the_manual_work_in_their_order() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "api.md").read_text()
+    world, answers = World(), {}
+    world.switches["0000000000000001"].connect()
+    calls = CURL.findall(text)
+    assert len(calls) == text.count("\ncurl ")
+    for method, path, body in calls:
+        answers[path] = world.good(method or "POST", path, json.loads(body))
+    told = answers["/v1/explain"]
+    assert (told["verdict"], told["reason"]) == ("DROP", "no inbound rule of droplet 101 allows it")
+    assert told["checks"][0]["nearest"]["misses_by"] in text
