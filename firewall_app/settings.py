@@ -7,7 +7,8 @@ They live in the `[firewall]` section of the file that `ryu-manager --config-fil
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import re
+from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
@@ -57,13 +58,13 @@ class Settings:
         "whether each change has switches forget the decisions that they cached: yes, no, or auto, for those of which "
         "it is known that they need it (Open vSwitch up to 3.1)",
     )
-    max_droplets: int = _option(10, "droplets attached directly to one firewall")
-    max_tags: int = _option(5, "tags attached to one firewall")
+    max_droplets: int = _option(10, "droplets attached directly to one firewall", min=0)
+    max_tags: int = _option(5, "tags attached to one firewall", min=0)
     max_firewalls: int = _option(
         30, "firewalls that one droplet may be behind; a switch asks them one after the other", min=1, max=30
     )
-    max_rules: int = _option(50, "rules of one firewall, both directions together")
-    max_entries: int = _option(1000, "entries in one list of a rule's sources or destinations")
+    max_rules: int = _option(50, "rules of one firewall, both directions together", min=0)
+    max_entries: int = _option(1000, "entries in one list of a rule's sources or destinations", min=0)
     max_account_firewalls: int = _option(
         1000, "firewalls of one account; one that has more keeps them. 0: no limit", min=0
     )
@@ -73,7 +74,7 @@ class Settings:
         "be. 0: no limit",
         min=0,
     )
-    max_body: int = _option(1 << 20, "bytes of one request body")
+    max_body: int = _option(1 << 20, "bytes of one request body", min=1)
     max_connections: int = _option(
         1000, "HTTP connections at once; when there are as many, idle ones give way to new ones", min=1
     )
@@ -123,6 +124,7 @@ class Settings:
 
 FORGET = {"auto": None, "yes": True, "no": False}
 METRICS = ("token", "open", "off")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,A-Z]+")  # as browsers send it: no path, no user, in lower case
 _TYPES = {str: cfg.StrOpt, int: cfg.IntOpt, bool: cfg.BoolOpt, tuple: cfg.ListOpt}
 
 
@@ -138,11 +140,14 @@ def read(conf: cfg.ConfigOpts) -> Settings:
         default = list(option.default) if isinstance(option.default, tuple) else option.default
         options.append(kind(option.name, default=default, help=option.metadata["help"], **option.metadata["bounds"]))
     conf.register_opts(options, group="firewall")
-    values = {option.name: conf.firewall[option.name] for option in fields(Settings)}
+    values = {option.name: _value(conf, option) for option in fields(Settings)}
     for name in ("uplinks", "trusted_proxies", "cors_origins"):
         values[name] = tuple(values[name])
     if values["forget_cached"] not in FORGET:
         raise cfg.Error(f"forget_cached is {values['forget_cached']!r}; it must be one of {', '.join(FORGET)}")
+    for origin in values["cors_origins"]:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise cfg.Error(f"cors_origins has {origin!r}; it must be an origin as https://panel.example.com, or *")
     if values["metrics"] not in METRICS:
         raise cfg.Error(f"metrics is {values['metrics']!r}; it must be one of {', '.join(METRICS)}")
     if bool(values["tls_certificate"]) != bool(values["tls_key"]):
@@ -151,12 +156,35 @@ def read(conf: cfg.ConfigOpts) -> Settings:
     return Settings(**values)
 
 
-def _no_unknown_options(conf: cfg.ConfigOpts) -> None:
-    known = [option.name for option in fields(Settings)]
+def _value(conf: cfg.ConfigOpts, option: Field[Any]) -> Any:
+    """What the files say, or the default.  Raises cfg.Error that names the file."""
+    try:
+        return conf.firewall[option.name]
+    except ValueError:
+        path, text = next((path, said[option.name][-1]) for path, said in reversed(_said(conf)) if option.name in said)
+        wanted = "true or false"
+        if isinstance(option.default, int) and not isinstance(option.default, bool):
+            bounds = option.metadata["bounds"]
+            least, most = bounds.get("min"), bounds.get("max")
+            wanted = "a whole number" + (f" from {least}" if least is not None else "")
+            wanted += f" to {most}" if most is not None else "" if least is None else " on"
+        raise cfg.Error(f"{path}: {option.name} in [firewall] is {text!r}; it must be {wanted}") from None
+
+
+def _said(conf: cfg.ConfigOpts) -> list[tuple[str, dict[str, list[str]]]]:
+    """Each configuration file, with what it says in our section."""
+    found = []
     for path in conf.config_file or ():
         sections: dict[str, dict[str, list[str]]] = {}
         cfg.ConfigParser(path, sections).parse()
-        for name in sections.get("firewall", {}):
+        found.append((path, sections.get("firewall", {})))
+    return found
+
+
+def _no_unknown_options(conf: cfg.ConfigOpts) -> None:
+    known = [option.name for option in fields(Settings)]
+    for path, said in _said(conf):
+        for name in said:
             if name not in known:
                 near = get_close_matches(name, known, 1)
                 hint = f"; did you mean {near[0]}?" if near else ""

@@ -84,8 +84,8 @@ def _arguments() -> argparse.ArgumentParser:
     source.add_argument("--flows", metavar="FILE", help="what `ovs-ofctl dump-flows` printed; - is the standard input")
     parser.add_argument(
         "--uplinks", type=lambda text: tuple(text.split(",")), metavar="LIST",
-        help="interface names, patterns or numbers, with commas; needed with --flows unless the hypervisor is "
-        f"registered with numbers. Default: as registered, else {','.join(Settings().uplinks)}",
+        help="interface names, patterns or numbers, with commas; numbers alone with --flows, which needs it unless the "
+        f"hypervisor is registered with numbers. Default: as registered, else {','.join(Settings().uplinks)}",
     )  # fmt: skip
     parser.add_argument(
         "--others", action="store_true", help="flows that are not this firewall's are meant to be there"
@@ -227,7 +227,11 @@ def wiring_of(reading: Reading, held: Held, dpid: str, uplinks: tuple[str, ...] 
     here = {port.id: number for port, number in ports_here(policy, dpid, interfaces)}
     found = uplinks_here(policy, dpid, interfaces, Rulings(Settings().uplinks), taken=set(here.values()))
     if not found:
-        raise CouldNot(f"none of the switch ports {sorted(interfaces)} is known as an uplink: give --uplinks")
+        raise CouldNot(
+            f"none of the switch ports {sorted(interfaces)} is known as an uplink: "
+            "a file of flows has no interface names, so give --uplinks with OpenFlow numbers (ovs-vsctl get interface "
+            "NAME ofport)"
+        )
     strangers = sorted({*interfaces, reserved.LOCAL} - {*here.values(), *found})
     return Wiring(here, found, tuple(strangers)), [port for port in mine if port.id not in here]
 

@@ -31,6 +31,7 @@ from webob import Request
 
 from firewall_app import certificates
 from firewall_app.api.app import Environ, make_application
+from firewall_app.pipeline.tables import Kind, cookie_parts
 from firewall_app.policy.errors import StoreError, Unreachable
 from firewall_app.policy.policy import Change, Counters, Policy
 from firewall_app.progress import SwitchReport, Sync
@@ -138,6 +139,15 @@ class FakeSwitch:
             FlowStats(None, "table=99, whoever wrote this", 1, 2),
             *(FlowStats(flow, flow.text, 10, 1000) for flow in reversed(flows)),
         ]
+
+    def read_counters(self, timeout: float) -> dict[int, tuple[int, int]]:
+        found: dict[int, tuple[int, int]] = {}
+        for stats in self.read_flows(timeout):
+            parts = cookie_parts(stats.flow.cookie) if stats.flow is not None and stats.flow.table == 33 else None
+            if parts is not None and parts[0] is Kind.RULE:
+                packets, size = found.get(parts[1], (0, 0))
+                found[parts[1]] = packets + stats.packets, size + stats.bytes
+        return found
 
     def close(self) -> None:
         pass

@@ -101,6 +101,9 @@ class FakeSwitch:
     def read_flows(self, timeout):
         return []
 
+    def read_counters(self, timeout):
+        return {}
+
     def close(self):
         self.closed = True
 

@@ -96,7 +96,7 @@ class FakeSwitch:
         for key, body in self.flows.items():
             length = 48 + len(key.match) + len(body.instructions)
             head = struct.pack("!HBxIIHHHHH2x", length, key.table, 0, 0, key.priority, 0, 0, 0, 0)
-            entry = head + struct.pack("!QQQ", body.cookie, 0, 0) + key.match + body.instructions
+            entry = head + struct.pack("!QQQ", body.cookie, 2, 300) + key.match + body.instructions
             parts.append(entry)
             size += len(entry)
             if size > 30000:

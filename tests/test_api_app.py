@@ -131,19 +131,54 @@ def test_every_answer_has_a_request_id(world: World) -> None:
         b'{"name": "\xff"}',
         b'\xef\xbb\xbf{"name": "bom"}',
         '{"name": "utf-16"}'.encode("utf-16"),
-        b'{"name": "\\u0000"}',
-        b'{"name": "\\ud800"}',
-        b'{"\\udfff": 1}',
         b"[" * 100_000,
-        b"[" * 100 + b"]" * 100,
-        b'{"a":' * 500 + b"1" + b"}" * 500,
-        b"1" * 5000,
+        b"[" * 2_000 + b"]" * 1_999,
+        b"[" * 2_000 + b"}" * 2_000,
+        b"]" + b"[" * 2_000 + b"]" * 1_999,
         b"{} {}",
+        b"[" + b"1" * 5000,
+        b"9" * 5000 + b" NaN",
     ],
 )
 def test_what_is_no_json_is_a_400(world: World, body: bytes) -> None:
     answer = world.call("POST", "/v2/firewalls", body)
     assert (answer.status, answer.json["message"]) == (400, "error parsing request body")
+    (problem,) = answer.problems.values()
+    assert "codec" not in problem
+    assert "utf-8-sig" not in problem
+
+
+DEEP, LONG = "nested deeper than 32", "an integer of more than 4300 digits"
+NUL, HALF = "text may not hold the character 0", "half a surrogate pair is no text"
+
+
+@pytest.mark.parametrize(
+    ("body", "problems"),
+    [
+        (b'{"name": "\\u0000"}', {"name": NUL}),
+        (b'{"name": "\\ud800", "tags": ["a", "b\\u0000"]}', {"name": HALF, "tags[1]": NUL}),
+        (b'{"\\udfff": 1}', {"": f"a key: {HALF}"}),
+        (b'{"inbound_rules": [{"sources": {"\\u0000": 1}}]}', {"inbound_rules[0].sources": f"a key: {NUL}"}),
+        (b"[" * 2_000 + b"]" * 2_000, {"": DEEP}),
+        (b'{"a}\\"":["]",' * 2_000 + b"1" + b"]}" * 2_000, {"": DEEP}),  # no more is looked at than its brackets
+        (b"[" * 100 + b"]" * 100, {"": DEEP}),
+        (b'{"a":' * 500 + b"1" + b"}" * 500, {"": DEEP}),
+        (b"1" * 5000, {"": LONG}),
+        (b'{"droplet_ids": [1, -' + b"1" * 5000 + b'], "name": "\\u0000"}', {"droplet_ids[1]": LONG, "name": NUL}),
+    ],
+)
+def test_json_that_nothing_can_mean_is_a_422_with_its_place(
+    world: World, body: bytes, problems: dict[str, str]
+) -> None:
+    answer = world.call("POST", "/v2/firewalls", body)
+    assert (answer.status, answer.problems) == (422, problems)
+
+
+def test_a_long_number_in_a_deep_body_has_a_place(world: World) -> None:
+    answer = world.call("POST", "/v2/firewalls", b"[" * 40 + b"1" * 5000 + b"]" * 40)
+    assert (answer.status, set(answer.problems.values())) == (422, {DEEP})
+    answer = world.call("POST", "/v2/firewalls", b"[" + b"1" * 5000 + b"," + b"[" * 2_000 + b"]" * 2_001)
+    assert (answer.status, answer.problems) == (422, {"": DEEP})
 
 
 @pytest.mark.parametrize(
@@ -228,7 +263,7 @@ def test_a_body_shorter_than_it_says_is_refused(world: World) -> None:
 def test_a_body_of_very_many_values_is_refused(world: World) -> None:
     rule = {"protocol": "tcp", "ports": "1", "sources": {"droplet_ids": [1] * 110_000}}
     answer = world.call("POST", "/v2/firewalls", {"name": "fw", "inbound_rules": [rule]})
-    assert (answer.status, answer.problems) == (400, {"": "more than 104857 values"})
+    assert (answer.status, answer.problems) == (422, {"": "more than 104857 values"})
 
 
 def test_long_bodies_are_checked_beside_the_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,6 +332,36 @@ def test_an_error_of_ours_is_logged_with_the_request_id(
     record = next(r for r in caplog.records if r.levelno == logging.ERROR)
     assert answer.headers["x-request-id"] in record.getMessage()
     assert "secret details" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "token", "lines"),
+    [
+        ("GET", "/v2/firewalls", OPERATOR, []),
+        ("GET", "/v2/firewalls/none", OPERATOR, [logging.INFO]),
+        ("GET", "/v1/droplets?page=x", OPERATOR, [logging.INFO]),
+        ("GET", "/v1/droplets", TENANT, [logging.INFO]),
+        ("POST", "/v2/tags", OPERATOR, [logging.INFO]),
+        ("GET", "/v2/firewalls", "nobody", [logging.WARNING]),
+        ("POST", "/v2/firewalls", "nobody", [logging.WARNING]),
+    ],
+)
+def test_what_fails_is_logged_once(
+    world: World, caplog: pytest.LogCaptureFixture, method: str, path: str, token: str, lines: list[int]
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        answer = world.call(method, path, token=token)
+    told = [record for record in caplog.records if answer.headers["x-request-id"] in record.getMessage()]
+    assert [record.levelno for record in told if record.levelno > logging.DEBUG] == lines
+
+
+def test_what_is_refused_unread_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(Settings(failed_attempts=1, rate_burst=1))
+    with caplog.at_level(logging.INFO):
+        assert [world.call("POST", "/v2/tags", token="nobody").status for _ in range(3)] == [401, 429, 429]
+        assert len(caplog.records) == 1
+        assert [world.call("GET", "/v2/tags", token=TENANT).status for _ in range(2)] == [200, 429]
+    assert len(caplog.records) == 2  # whose token it is is known
 
 
 def test_a_switch_that_is_not_there_is_a_503(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import socket
@@ -218,7 +219,10 @@ def test_what_is_no_http_is_answered_as_json(server: Process, data: bytes, code:
     status, head, body = split(server.raw(data))
     assert status == code
     assert b"application/json" in head
-    assert set(json.loads(body)) == {"id", "message", "request_id"}
+    fault = json.loads(body)
+    assert set(fault) == {"id", "message", "request_id", "errors"}
+    assert fault["errors"] == [{"at": "", "problem": fault["message"]}]
+    assert f"x-request-id: {fault['request_id']}\r\n".encode() in head
 
 
 @pytest.mark.parametrize("head", [b"Content-Length: x\r\n", b"Content-Length: -1\r\n", b"Content-Length: \xb2\r\n"])
@@ -538,6 +542,32 @@ def test_a_lack_of_file_descriptors_passes_and_clients_without_a_name_get_one(mo
     assert [listener.accept(), listener.accept()] == [("a", ("unix", 1)), ("b", ("unix", 2))]
     with pytest.raises(OSError, match="x"):
         listener.accept()
+
+
+def test_what_is_no_http_is_logged_in_one_short_line_without_secrets(
+    module: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    from firewall_app.api.connection import Protocol
+
+    class Wire:
+        sent = b""
+
+        def writelines(self, lines: list[bytes]) -> None:
+            self.sent += b"".join(lines)
+
+        def flush(self) -> None:
+            pass
+
+    refused = object.__new__(Protocol)
+    refused.wfile, refused.client_address = Wire(), ("192.0.2.7", 40000)
+    refused.raw_requestline = b"GET /" + b"x" * 5000 + b"?token=SECRET HTTP/1.1\r\n"
+    with caplog.at_level(logging.INFO):
+        refused.send_error(400, "b'Authorization SECRET' is no header field", "a line is no header field")
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert json.loads(split(refused.wfile.sent)[2])["request_id"] in line
+    assert "192.0.2.7: 400, 'a line is no header field'" in line
+    assert "SECRET" not in line
+    assert len(line) < 500
 
 
 def test_an_answer_that_is_taken_drop_by_drop_has_an_end(module: ModuleType) -> None:

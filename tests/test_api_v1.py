@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +25,8 @@ def unchanged(world: World, path: str) -> Any:
     before = world.core.revision
     read = world.good("GET", path)
     answer = world.call("PUT", path, read)
+    for rule in read.get("rules", ()):
+        rule |= {"packets": None, "bytes": None}  # a write does not ask the switch
     assert (answer.status, answer.json) == (200, read)
     assert world.core.revision == before
     return read
@@ -183,9 +188,25 @@ def test_a_droplet_with_ports_is_deleted_only_when_asked(world: World) -> None:
     assert left["inbound_rules"][0]["sources"] == {"addresses": ["198.51.100.0/24"]}
 
 
-@pytest.mark.parametrize(("number", "code"), [("0", 422), (str(2**53 + 1), 422), ("x", 404), ("9" * 40, 404)])
+@pytest.mark.parametrize(("number", "code"), [("0", 422), (str(2**53 + 1), 422), ("x", 404), ("x" * 40, 404)])
 def test_a_droplet_needs_a_number(world: World, number: str, code: int) -> None:
     assert world.call("PUT", f"/v1/droplets/{number}", {}).status == code
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, 2**63 - 1, "9" * 5000])
+def test_a_droplet_id_that_is_too_large_names_the_largest(world: World, number: object) -> None:
+    answer = world.call("PUT", f"/v1/droplets/{number}", {})
+    assert (answer.status, str(2**53) in answer.problems["id"]) == (422, True)
+
+
+def test_a_droplet_shows_the_first_spelling_of_its_tags(world: World) -> None:
+    world.good("POST", "/v2/tags", {"name": "Case"})
+    found = world.good("PUT", "/v1/droplets/161", {"tags": ["CASE", "new", "case", "NEW"]})
+    assert found["tags"] == ["Case", "new"]
+    unchanged(world, "/v1/droplets/161")
+    resources = {"resources": [{"resource_id": "102", "resource_type": "droplet"}]}
+    world.good("POST", "/v2/tags/cASE/resources", resources)
+    assert world.good("GET", "/v1/droplets/102")["tags"] == ["Case"]
 
 
 # --------------------------------------------------------------------------------------------- ports
@@ -268,6 +289,38 @@ def test_what_another_port_has_cannot_be_claimed(world: World, part: dict[str, o
     assert (answer.status, answer.json["message"]) == (409, message)
 
 
+UPLINK = "is an uplink of hypervisor 0000000000000001, whose uplinks name"
+
+
+@pytest.mark.parametrize(
+    ("uplinks", "part", "message"),
+    [
+        (["eth0"], {"interface": "eth0"}, f"interface eth0 of port p9 {UPLINK} 'eth0'"),
+        (["x", "eth*"], {"interface": "eth7"}, f"interface eth7 of port p9 {UPLINK} 'eth*'"),
+        (["eth*"], {"interface": None, "number": 1}, f"number 1 of port p9 {UPLINK} 'eth*'"),  # eth0, says the switch
+        ([7], {"interface": None, "number": 7}, f"number 7 of port p9 {UPLINK} '7'"),
+        ([1], {"interface": "eth0"}, f"interface eth0 of port p9 {UPLINK} '1'"),
+    ],
+)
+def test_an_uplink_is_no_port_of_a_droplet(
+    world: World, uplinks: list[object], part: dict[str, object], message: str
+) -> None:
+    hypervisor, body = f"/v1/hypervisors/{HV1}", port(101, HV1, "tap9") | {"mac": "02:00:00:00:09:09"} | part
+    world.good("PUT", hypervisor, {"uplinks": uplinks})
+    answer = world.call("PUT", "/v1/ports/p9", body)
+    assert (answer.status, answer.json["message"]) == (409, message)
+    world.good("PUT", hypervisor, {"uplinks": []})
+    world.good("PUT", "/v1/ports/p9", body)
+    before = world.core.revision
+    answer = world.call("PUT", hypervisor, {"uplinks": uplinks})
+    assert (answer.status, answer.json["message"], world.core.revision) == (409, message, before)
+
+
+def test_the_default_uplinks_take_no_port_from_a_droplet(world: World) -> None:
+    world.good("PUT", f"/v1/hypervisors/{HV1}", {})
+    world.good("PUT", "/v1/ports/p9", port(101, HV1, "eth9") | {"mac": "02:00:00:00:09:09"})
+
+
 @pytest.mark.parametrize(
     ("path", "part", "at"),
     [
@@ -282,6 +335,12 @@ def test_what_another_port_has_cannot_be_claimed(world: World, part: dict[str, o
 def test_faults_of_ports(world: World, path: str, part: dict[str, object], at: str) -> None:
     answer = world.call("PUT", f"/v1/ports/{path}", port(101, HV1, "tap9") | part)
     assert (answer.status, list(answer.problems)) == (422, [at])
+
+
+@pytest.mark.parametrize("part", [{"interface": None}, {"interface": None, "number": None}])
+def test_a_port_needs_an_interface_or_a_number(world: World, part: dict[str, object]) -> None:
+    answer = world.call("PUT", "/v1/ports/p9", port(101, HV1, "tap9") | part)
+    assert (answer.status, answer.problems) == (422, {"": "one of interface and number is needed"})
 
 
 # --------------------------------------------------------------------------------------------- rules of one port
@@ -321,6 +380,20 @@ def test_all_that_applies_to_a_port_is_listed_resolved(world: World) -> None:
     world.good("POST", "/v2/tags/web/resources", {"resources": [{"resource_id": 102, "resource_type": "droplet"}]})
     names = {rule["firewall"]["name"] for rule in world.good("GET", "/v1/ports/p102/rules")["rules"]}
     assert names == {"tagged", "other"}
+
+
+def test_rules_of_a_port_tell_what_they_have_counted(world: World) -> None:
+    path = "/v1/ports/p101/rules"
+    written = world.good("PUT", path, {"inbound_rules": [RULE], "outbound_rules": [OUT]})
+    assert {(rule["packets"], rule["bytes"]) for rule in written["rules"]} == {(None, None)}
+    for rule in world.good("GET", path)["rules"]:
+        flows = sum("table=33," in flow for flow in rule["flows"])
+        assert (rule["packets"], rule["bytes"]) == (10 * flows, 1000 * flows)
+        assert flows
+    world.switches[HV1].mode = "silent"
+    assert {(rule["packets"], rule["bytes"]) for rule in world.good("GET", path)["rules"]} == {(None, None)}
+    world.core.disconnected(HV1, world.switches[HV1])
+    assert {(rule["packets"], rule["bytes"]) for rule in world.good("GET", path)["rules"]} == {(None, None)}
 
 
 def test_what_always_passes_a_port_is_listed_with_its_flows(world: World) -> None:
@@ -394,3 +467,23 @@ def test_status_is_one_object_for_a_dashboard(world: World) -> None:
         "store_failures": 0,
     }
     assert [found[name] for name in ("droplets", "ports", "tags", "firewalls", "rules")] == [4, 3, 2, 1, 2]
+
+
+# --------------------------------------------------------------------------------------------- the manual
+
+CURL = re.compile(
+    r"""^curl -H "\$A" (?:-H "Prefer: [^"]*" )?(?:-X (\w+) )?\$U(\S+)(?: --json '([^']*)')?""", re.MULTILINE
+)
+
+
+def test_the_calls_of_the_manual_work_in_their_order() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "api.md").read_text()
+    world, answers = World(), {}
+    world.switches["0000000000000001"].connect()
+    calls = CURL.findall(text)
+    assert len(calls) == text.count("\ncurl ")
+    for method, path, body in calls:
+        answers[path] = world.good(method or "POST", path, json.loads(body))
+    told = answers["/v1/explain"]
+    assert (told["verdict"], told["reason"]) == ("DROP", "no inbound rule of droplet 101 allows it")
+    assert told["checks"][0]["nearest"]["misses_by"] in text

@@ -307,7 +307,7 @@ def test_every_fault_is_listed_with_its_path(world: World) -> None:
         "inbound_rules[0].ports": "You must specify a positive value for ports.",
         "inbound_rules[0].prots": "unknown field; did you mean 'ports'?",
         "inbound_rules[0].sources.addresses[1]": "invalid address",
-        "inbound_rules[0].sources.droplet_ids[0]": "must be a droplet id: a positive integer",
+        "inbound_rules[0].sources.droplet_ids[0]": "must be a droplet id: a positive integer up to 9007199254740992",
         "inbound_rules[1].protocol": "must be 'tcp', 'udp' or 'icmp'",
         "inbound_rules[1].sources": "You specified an invalid type for one of the sources.",
         "inbound_rules[1].id": "unknown field",
@@ -672,3 +672,33 @@ def test_a_rule_may_say_that_it_allows_and_nothing_else(world: World) -> None:
     assert firewall["inbound_rules"] == [SSH, PING]
     answer = world.call("POST", "/v2/firewalls", {"name": "x2", "inbound_rules": [{**SSH, "action": "deny"}]})
     assert (answer.status, answer.problems) == (422, {"inbound_rules[0].action": "must be 'allow'"})
+
+
+def test_a_droplet_behind_too_many_firewalls_is_told_by_its_place() -> None:
+    world = World(limits=Limits(firewalls=1)).furnish()
+    world.good("POST", "/v2/firewalls", {"name": "first", "inbound_rules": [], "droplet_ids": [101, 102]})
+    second = world.good("POST", "/v2/firewalls", {"name": "second", "inbound_rules": []})["firewall"]["id"]
+    world.good("POST", "/v2/tags", {"name": "other"})
+    world.good("POST", "/v2/firewalls", {"name": "third", "inbound_rules": [], "tags": ["other"]})
+    one, resource = f"/v2/firewalls/{second}", {"resource_type": "droplet"}
+    for method, path, body, at in (
+        (
+            "POST",
+            "/v2/firewalls",
+            {"name": "fw", "inbound_rules": [], "droplet_ids": [103, 103, 102]},
+            "droplet_ids[2]",
+        ),
+        ("PUT", one, {"name": "fw", "inbound_rules": [], "tags": ["other", "WEB"]}, "tags[1]"),
+        ("POST", f"{one}/droplets", {"droplet_ids": [103, 101]}, "droplet_ids[1]"),
+        ("POST", f"{one}/tags", {"tags": ["other", "web"]}, "tags[1]"),
+        (
+            "POST",
+            "/v2/tags/other/resources",
+            {"resources": [{"resource_id": number, **resource} for number in (103, 102)]},
+            "resources[1].resource_id",
+        ),
+        ("PUT", "/v1/droplets/101", {"tags": ["web", "other"]}, "tags"),
+    ):
+        answer = world.call(method, path, body)
+        assert (answer.status, list(answer.problems)) == (422, [at]), (method, path)
+        assert "would be behind 2 firewalls; no more than 1 are allowed" in answer.problems[at]

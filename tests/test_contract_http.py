@@ -436,7 +436,7 @@ def test_5_unknown_tag_and_5_unknown_droplet(api: Api) -> None:
 
 
 def test_5_uids_are_kept_and_a_header_warns(api: Api) -> None:
-    peers = {"load_balancer_uids": ["4de7ac8b-495b-4884-9a69-1050c6793cd6"], "kubernetes_ids": ["not even a uuid"]}
+    peers = {"load_balancer_uids": ["4de7ac8b-495b-4884-9a69-1050c6793cd6"], "kubernetes_ids": ["not-even.a:uuid_"]}
     rules = [{"protocol": "tcp", "ports": "80", "destinations": peers}]
     answer = api.call("POST", "/v2/firewalls", {**WEB, "outbound_rules": rules})
     assert answer.json["firewall"]["outbound_rules"] == rules

@@ -70,7 +70,7 @@ PEER_LISTS = {
     "addresses": lists(ADDRESSES),
     "droplet_ids": lists(IDS),
     "tags": lists(TAGS),
-    "load_balancer_uids": lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)),
+    "load_balancer_uids": lists(st.from_regex("[A-Za-z0-9._:-]{1,64}", fullmatch=True)),
     "kubernetes_ids": lists(st.uuids().map(str)),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from types import SimpleNamespace
 
 import eventlet
@@ -13,6 +14,7 @@ from policies import DPID, small, with_inbound
 from firewall_app.openflow import link as link_module
 from firewall_app.openflow.link import INBOX, Link
 from firewall_app.pipeline.compile import Rulings, units
+from firewall_app.pipeline.tables import RULES, Kind, cookie_parts
 from firewall_app.policy.errors import Unreachable
 from firewall_app.progress import Sync, Wanted
 
@@ -188,3 +190,41 @@ def test_a_long_comparison_holds_up_nobody_else(running):
     assert owner.reports[-1].confirmed == 0
     may_end.set()
     until(lambda: owner.reports[-1].confirmed == 1)
+
+
+def test_counters_are_read_for_everyone_who_asked_and_nothing_else_is_done(running):
+    owner, datapath, link = running
+    owner.policy, owner.revision = with_inbound(owner.policy), 1
+    link.policy_changed()
+    until(lambda: owner.reports[-1].confirmed == 1)
+    commits, reports = datapath.switch.commits, len(owner.reports)
+    answers = list(eventlet.GreenPool().imap(lambda _: link.read_counters(5), range(3)))
+    parts = [cookie_parts(body.cookie) for key, body in datapath.switch.flows.items() if key.table == RULES.id]
+    numbers = [number for kind, number in parts if kind is Kind.RULE]
+    assert numbers
+    assert answers == [{number: (2 * count, 300 * count) for number, count in Counter(numbers).items()}] * 3
+    assert (datapath.switch.commits, len(owner.reports)) == (commits, reports)
+
+
+def test_a_switch_that_refuses_to_tell_its_counters_goes_on(running):
+    owner, datapath, link = running
+    told = datapath.switch._multipart
+    datapath.switch._multipart = lambda kind, xid: [message(1, xid, bytes([0, 1, 0, 5]) + bytes(8))]
+    with pytest.raises(Unreachable, match="does not tell its counters"):
+        link.read_counters(5)
+    datapath.switch._multipart = told
+    owner.policy, owner.revision = with_inbound(owner.policy), 1
+    link.policy_changed()
+    until(lambda: owner.reports[-1].confirmed == 1)
+
+
+def test_a_switch_that_does_not_tell_its_counters_holds_nobody(running):
+    _, datapath, link = running
+    datapath.switch.mute = frozenset({18})
+    with pytest.raises(Unreachable, match="did not answer"):
+        link.read_counters(0.05)
+    waiting = eventlet.spawn(link.read_counters, 30)
+    eventlet.sleep(0)
+    link.close()
+    with pytest.raises(Unreachable, match="went away"):
+        waiting.wait()

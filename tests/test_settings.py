@@ -37,6 +37,37 @@ def test_a_wrong_value_names_the_option(tmp_path, line):
         read(conf(tmp_path, line))
 
 
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("max_rules = x", "'x'; it must be a whole number from 0 on"),
+        *(
+            (f"max_{name} = -1", "'-1'; it must be a whole number from 0 on")
+            for name in ("droplets", "tags", "rules", "entries", "port_connections")
+        ),
+        ("max_body = 0", "'0'; it must be a whole number from 1 on"),
+        ("max_firewalls = 31", "'31'; it must be a whole number from 1 to 30"),
+        ("closed = perhaps", "'perhaps'; it must be true or false"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_file(tmp_path, line, wanted):
+    if "port_connections" in line:
+        wanted = wanted.replace("from 0 on", "from 0 to 2147483647")
+    with pytest.raises(cfg.Error) as error:
+        read(conf(tmp_path, line))
+    assert str(error.value) == f"{tmp_path}/fw.conf: {line.split()[0]} in [firewall] is {wanted}"
+
+
+@pytest.mark.parametrize(
+    "origin", ["panel.example.com", "https://", "https://x.example/", "//x", "null", "https://X.example"]
+)
+def test_an_origin_that_no_browser_sends_is_an_error(tmp_path, origin):
+    with pytest.raises(cfg.Error, match="cors_origins has"):
+        read(conf(tmp_path, f"cors_origins = https://good.example:8443, {origin}"))
+    for good in ("*", "https://good.example:8443", "http://[::1]:3000", "http://localhost"):
+        assert read(conf(tmp_path, f"cors_origins = {good}")).cors_origins == (good,)
+
+
 @pytest.mark.parametrize(("line", "words"), [("clsed = true", "did you mean closed"), ("nonsense = 1", "nonsense")])
 def test_an_unknown_option_is_an_error(tmp_path, line, words):
     with pytest.raises(cfg.Error, match=words):

@@ -299,7 +299,7 @@ def test_a_port_of_a_droplet_is_no_uplink_whatever_the_pattern() -> None:
 
 
 def test_no_uplink_and_no_hypervisor_are_said() -> None:
-    with pytest.raises(CouldNot, match="give --uplinks"):
+    with pytest.raises(CouldNot, match="give --uplinks with OpenFlow numbers"):
         verify.wiring_of(READING, Held(""), HERE, None)
     with pytest.raises(CouldNot, match="not registered"):
         verify.wiring_of(READING, Held(""), "00000000000000ff", ("1",))

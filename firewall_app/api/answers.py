@@ -375,6 +375,10 @@ class OwnedRule(Answer):
 class ResolvedRule(OwnedRule):
     addresses: list[str] = Field(description="What its peers stand for now.")
     flows: list[str]
+    packets: Count | None = Field(
+        description="Packets that opened connections by it, or were judged again, on the hypervisor; null: not known."
+    )
+    bytes: Count | None
 
 
 class SystemRule(Answer):

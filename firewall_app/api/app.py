@@ -6,8 +6,10 @@ is logged with the request id that the caller got, and said to nobody.
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,14 +20,24 @@ from urllib.parse import parse_qsl, quote
 
 from webob import Response
 
-from ..policy.errors import Invalid, SwitchError
+from ..policy.errors import Fault, Invalid, SwitchError
 from ..records import Entry, Outcome
 from ..service.access import Access, Caller, Role, account
 from ..service.core import Core
 from ..service.deed import Deed
 from ..settings import Settings
 from . import admin, cors, documentation, errors, explain, external, openapi, preconditions, schemas, telling, v1, v2
-from .errors import BadBody, BadRequest, Forbidden, HttpError, NotJson, TooLarge, TooSlow, Unauthenticated
+from .errors import (
+    MOST_FAULTS,
+    BadBody,
+    BadRequest,
+    Forbidden,
+    HttpError,
+    NotJson,
+    TooLarge,
+    TooSlow,
+    Unauthenticated,
+)
 from .limits import FailedAttempts, RateLimits
 from .metrics import Metrics
 from .routes import Call, Route, Routes
@@ -41,6 +53,7 @@ LONG_BODY = 32 << 10  # bytes
 LONGEST_ADDRESS = 64  # characters; an IPv6 address with a zone is shorter
 MANY_VALUES = 1000  # commas, as good a measure: a short body of many faults takes long, too
 LONGEST_PATH = LONGEST_PROBLEM = 4096  # characters that the audit log keeps
+LONGEST_INTEGER = 4300  # digits that Python reads
 BYTES_FOR_A_VALUE = 10  # an address in quotes is longer; shorter values are numbers in the hundred thousands
 
 ROUTES = (*v1.ROUTES, *admin.ROUTES, *external.ROUTES, *explain.ROUTES, *v2.ROUTES)
@@ -219,9 +232,15 @@ def _entry(request: _Request, now: datetime) -> Entry:
 
 
 def _log(request: _Request, response: Response) -> None:
-    """One line for each request that changes something, and for each that fails by our fault; reads with --verbose."""
-    reads = request.method in ("GET", "HEAD", "OPTIONS")
-    level = logging.INFO if not reads or response.status_code >= 500 else logging.DEBUG
+    """One line for each request that changes something, and for each that fails; other reads with --verbose.
+
+    A token that nobody has was logged when it was refused; what is refused unread after many of them is not, since
+    whoever sends it could fill the log.
+    """
+    reads, code = request.method in ("GET", "HEAD", "OPTIONS"), response.status_code
+    level = logging.INFO if not reads or code >= 400 else logging.DEBUG
+    if code in (401, 429) and request.caller is None:
+        level = logging.DEBUG
     if LOG.isEnabledFor(level):
         caller = request.caller
         who = (caller.note or caller.token or caller.role.value) if caller is not None else "-"
@@ -352,19 +371,71 @@ def _read(environ: Environ, limit: int) -> bytes:
 
 
 def _parse(data: bytes, most: int) -> object:
-    """JSON as RFC 8259 has it, and unambiguous: no key twice, no NaN, no text that cannot be stored."""
+    """JSON as RFC 8259 has it, and unambiguous: no key twice, no NaN.  Raises BadBody for what is none.
+
+    Raises Invalid for JSON that nothing here can mean: what cannot be stored, or is out of all proportion.
+    """
+    if data.startswith(codecs.BOM_UTF8):
+        raise BadBody("it begins with a byte order mark")
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_members, parse_constant=_no_number, parse_float=_number)
-        _check_values(value, most)
-    except (ValueError, RecursionError) as error:
-        raise BadBody(str(error)) from None
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise BadBody(f"byte {error.start} is not UTF-8") from None
+    try:
+        try:
+            value = _json_value(text)
+            good = _check_values(value, most)
+        except _LongInteger:
+            value, good = _json_value(text, _short_integer), False
+    except RecursionError:
+        if not _balanced(text):
+            raise BadBody("its brackets do not match") from None
+        raise Invalid.one("", f"nested deeper than {DEEPEST_BODY}") from None
+    if not good:  # rare, so that places are looked for only now
+        raise Invalid(_value_faults(value))
     return value
+
+
+def _balanced(text: str) -> bool:
+    """Whether every bracket of what is nested too deep to be parsed is closed, in its turn."""
+    opened: list[str] = []
+    for found in _STRING_OR_BRACKET.finditer(text):
+        sign = found[0]
+        if sign in ("[", "{"):
+            opened.append(sign)
+        elif sign in ("]", "}") and (not opened or opened.pop() + sign not in ("[]", "{}")):
+            return False
+    return not opened
+
+
+class _LongInteger(Exception):
+    """An integer of more digits than Python reads."""
+
+
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"|[][{}]')
+_LONG = object()  # stands for such an integer
+
+
+def _json_value(text: str, parse_int: Callable[[str], object] | None = None) -> object:
+    """Raises BadBody, _LongInteger, RecursionError."""
+    try:
+        return json.loads(
+            text, object_pairs_hook=_members, parse_constant=_no_number, parse_float=_number, parse_int=parse_int
+        )
+    except json.JSONDecodeError as error:
+        raise BadBody(str(error)) from None
+    except ValueError:
+        raise _LongInteger from None
+
+
+def _short_integer(text: str) -> object:
+    return int(text) if len(text.removeprefix("-")) <= LONGEST_INTEGER else _LONG
 
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise BadBody("a key stands twice in one object")
     return found
 
 
@@ -375,36 +446,66 @@ def _number(text: str) -> float:
 
 
 def _no_number(text: str) -> object:
-    raise ValueError(f"{text} is no number in JSON")
+    raise BadBody(f"{text} is no number in JSON")
 
 
-def _check_values(value: object, most: int) -> None:
-    level, depth, count = [value], 0, 0
+def _check_values(value: object, most: int) -> bool:
+    """Whether all texts can be stored.  Raises Invalid for too many values, and for those that are nested too deep."""
+    level, depth, count, good = [value], 0, 0, True
     while level:
         count += len(level)
         if count > most:
-            raise ValueError(f"more than {most} values")
+            raise Invalid.one("", f"more than {most} values")
         if depth > DEEPEST_BODY:
-            raise ValueError(f"nested deeper than {DEEPEST_BODY}")
+            raise Invalid.one("", f"nested deeper than {DEEPEST_BODY}")
         below: list[object] = []
         for item in level:
             if isinstance(item, str):
-                _storable(item)
+                good = good and not _text_fault(item)
             elif isinstance(item, dict):
                 below += [*item.keys(), *item.values()]
             elif isinstance(item, list):
                 below += item
         level, depth = below, depth + 1
+    return good
 
 
-def _storable(text: str) -> None:
-    if "\0" in text or not text.isascii():
+def _text_fault(text: str) -> str:
+    """Why a text cannot be stored; empty when it can."""
+    if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise ValueError("half a surrogate pair is no text") from None
-        if "\0" in text:
-            raise ValueError("text may not hold the character 0")
+            return "half a surrogate pair is no text"
+    return "text may not hold the character 0" if "\0" in text else ""
+
+
+def _value_faults(value: object) -> list[Fault]:
+    """What cannot be kept, and where.  A key that cannot be is told by the object that it stands in."""
+    found: list[Fault] = []
+    level: list[tuple[tuple[int | str, ...], object]] = [((), value)]
+    for depth in range(DEEPEST_BODY + 2):
+        below: list[tuple[tuple[int | str, ...], object]] = []
+        for where, item in level:
+            fault = ""
+            if item is _LONG:
+                fault = f"an integer of more than {LONGEST_INTEGER} digits"
+            elif depth > DEEPEST_BODY:
+                fault = f"nested deeper than {DEEPEST_BODY}"
+            elif isinstance(item, str):
+                fault = _text_fault(item)
+            elif isinstance(item, dict):
+                bad = {key: problem for key in item if (problem := _text_fault(key))}
+                found += [Fault(schemas.path(where), f"a key: {problem}") for problem in bad.values()]
+                below += [((*where, key), inner) for key, inner in item.items() if key not in bad]
+            elif isinstance(item, list):
+                below += [((*where, i), inner) for i, inner in enumerate(item)]
+            if fault:
+                found.append(Fault(schemas.path(where), fault))
+            if len(found) > MOST_FAULTS:
+                return found
+        level = below
+    return found
 
 
 # ---- what is answered

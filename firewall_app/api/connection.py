@@ -29,6 +29,7 @@ LOG = logging.getLogger(__name__)
 
 LONGEST_LINE = 8192  # of a chunk's size or a trailer
 MOST_TRAILERS = 100
+LONGEST_LOGGED = 200  # bytes of what a stranger has sent
 MOST_DISCARDED = 16 << 20  # bytes that are read for nothing, so that a client that still sends reads our answer
 LINGER = 5  # seconds, for the same
 
@@ -122,7 +123,7 @@ class _Head:
     def readline(self, size: int = -1) -> bytes:
         line: bytes = self._stream.readline(size)
         if line not in BLANK and not FIELD.fullmatch(line):
-            raise _HeadError(f"{line[:80]!r} is no header field")
+            raise _HeadError(repr(line[:80]))
         return line
 
 
@@ -227,6 +228,7 @@ class Protocol(wsgi.HttpProtocol):
     wfile: Any
     rfile: Any
     path: str
+    raw_requestline: bytes
     _linger = False  # an answer has been sent that ends the connection
 
     def __init__(self, state: list[Any], server: wsgi.Server, room: Room) -> None:
@@ -250,6 +252,7 @@ class Protocol(wsgi.HttpProtocol):
         except ConnectionError:
             return b""
         if len(line) >= limit:
+            self.raw_requestline = line
             self.send_error(414, f"the request line is longer than {limit} bytes")
             return b""
         return line
@@ -263,7 +266,7 @@ class Protocol(wsgi.HttpProtocol):
                 if not Deadline(self.server.socket_timeout).run(super().parse_request):
                     return False
         except _HeadError as error:
-            return self._refuse(400, str(error))
+            return self._refuse(400, f"a line of the head is no header field: {error}", "a line is no header field")
         except (wsgi.HeaderLineTooLong, wsgi.HeadersTooLarge):
             return self._refuse(431, "the request's head is too long")
         return self._whole() and self._named()
@@ -292,8 +295,8 @@ class Protocol(wsgi.HttpProtocol):
             self.headers["Host"] = absolute[1]
         return True
 
-    def _refuse(self, code: int, message: str) -> bool:
-        self.send_error(code, message)
+    def _refuse(self, code: int, message: str, logged: str | None = None) -> bool:
+        self.send_error(code, message, logged)
         return False
 
     def get_environ(self) -> dict[str, Any]:
@@ -341,13 +344,27 @@ class Protocol(wsgi.HttpProtocol):
                     return
                 left -= len(data)
 
-    def send_error(self, code: int, message: str | None = None, *_: str) -> None:
-        """What is no HTTP is answered in the shape of all our errors, too."""
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What is no HTTP is answered in the shape of all our errors, too.
+
+        `explain`: what the log says instead of the message, which may quote a header, and so a secret.
+        """
         self.close_connection = self._linger = True
-        fault = {"id": "bad_request", "message": message or "bad request", "request_id": str(uuid.uuid4())}
+        text, request_id = message or "bad request", str(uuid.uuid4())
+        # A query may hold secrets, and the log has none of any request.
+        line = self.raw_requestline.partition(b"?")[0].rstrip()[:LONGEST_LOGGED]
+        why = (explain or text)[:LONGEST_LOGGED]
+        LOG.info("%s %r from %s: %d, %r", request_id, line, self.client_address[0], int(code), why)
+        fault = {
+            "id": "bad_request",
+            "message": text,
+            "request_id": request_id,
+            "errors": [{"at": "", "problem": text}],
+        }
         body = json.dumps(fault).encode() + b"\n"
         head = (
-            f"HTTP/1.1 {int(code)} {HTTPStatus(code).phrase}\r\nContent-Type: application/json\r\nConnection: close\r\n"
+            f"HTTP/1.1 {int(code)} {HTTPStatus(code).phrase}\r\nContent-Type: application/json\r\n"
+            f"x-request-id: {request_id}\r\nConnection: close\r\n"
         )
         self.wfile.writelines([head.encode(), f"Content-Length: {len(body)}\r\n\r\n".encode(), body])
         self.wfile.flush()

@@ -207,7 +207,9 @@ OPERATIONS: Mapping[str, Operation] = {
         "v1_hypervisors_put",
         "Register or replace a hypervisor",
         answers.Hypervisor,
+        "Refused when its uplinks would name a port of a droplet.",
         example={"name": "hv-1", "uplinks": ["eth*"]},
+        errors=(409,),
         gives={"dpid": "$response.body#/dpid"},
     ),
     "DELETE /v1/hypervisors/{dpid}": Operation(
@@ -272,7 +274,8 @@ OPERATIONS: Mapping[str, Operation] = {
         "v1_ports_put",
         "Register or replace a port",
         answers.Port,
-        "`interface` or `number` says which switch port it is; the other is read from the switch.",
+        "`interface` or `number` says which switch port it is; the other is read from the switch. Refused for what "
+        "another port has, and for what the hypervisor's own `uplinks` name.",
         example=_PORT,
         errors=(409,),
         gives={"port_id": "$response.body#/id"},
@@ -282,13 +285,17 @@ OPERATIONS: Mapping[str, Operation] = {
         "v1_ports_rules_get",
         "Show what applies to a port",
         answers.PortRules,
-        "Its own rules, and under `rules` those of all firewalls too, with the addresses that each stands for now.",
+        "Its own rules, and under `rules` those of all firewalls too, with the addresses that each stands for now, and "
+        "what its flows on the hypervisor have counted. Rules judge a connection when it opens, and again when a rule "
+        "was taken away: these packets are counted. All ports of a firewall on the hypervisor share the flows of its "
+        "rules. Null: the switch did not say.",
     ),
     "PUT /v1/ports/{port_id}/rules": Operation(
         "v1_ports_rules_put",
         "Replace the rules of a port",
         answers.PortRules,
-        "A port with a set of its own, even an empty one, is behind a firewall.",
+        "A port with a set of its own, even an empty one, is behind a firewall. `packets` and `bytes` are null: they "
+        "are read by GET alone.",
         example=_RULES,
         headers=("Warning",),
     ),

@@ -174,8 +174,13 @@ def zone(value: Port, default: int) -> Json:
     }
 
 
-def port_rules(policy: Policy, view: PortView, own: PortRules, flood: Flood) -> Json:
-    """The port's own rules, in the shape in which they are written, and all that applies to it, resolved."""
+def port_rules(
+    policy: Policy, view: PortView, own: PortRules, flood: Flood, counters: Mapping[int, tuple[int, int]] | None
+) -> Json:
+    """The port's own rules, in the shape in which they are written, and all that applies to it, resolved.
+
+    `counters`: packets and bytes of rules by id; None when they are not known.
+    """
     found = view.port
     port_id = found.id
     return {
@@ -184,7 +189,7 @@ def port_rules(policy: Policy, view: PortView, own: PortRules, flood: Flood) -> 
         "inbound_rules": rules(own.inbound_rules),
         "outbound_rules": rules(own.outbound_rules),
         "rules": [
-            _resolved(policy, owner, value, units.get(value.id, ()))
+            {**_resolved(policy, owner, value, units.get(value.id, ())), **_counted(value, counters)}
             for owner in policy.rule_sets_of(found)
             for direction in Direction
             for units in (rule_units(policy, owner, direction),)
@@ -220,6 +225,11 @@ def _resolved(
         "addresses": [str(network) for network in peer_networks(policy, owner.account, value)],
         "flows": texts(flow for unit in units if unit is not None for flow in unit.flows()),
     }
+
+
+def _counted(value: Rule, counters: Mapping[int, tuple[int, int]] | None) -> Json:
+    packets, size = counters.get(value.id, (0, 0)) if counters is not None else (None, None)
+    return {"packets": packets, "bytes": size}
 
 
 def _owned(owner: Firewall | PortRules, value: Rule) -> Json:

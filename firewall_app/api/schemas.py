@@ -30,7 +30,20 @@ from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError
 from typing_extensions import TypeAliasType
 
 from ..policy.errors import Fault, Invalid
-from ..policy.model import Direction, Droplet, Firewall, Peer, Port, PortRange, Protocol, Rule, Tag, network
+from ..policy.model import (
+    EXTERNAL_UID,
+    LARGEST_DROPLET_ID,
+    Direction,
+    Droplet,
+    Firewall,
+    Peer,
+    Port,
+    PortRange,
+    Protocol,
+    Rule,
+    Tag,
+    network,
+)
 from ..service.access import account
 from ..service.firewalls import FirewallSpec
 from . import shapes
@@ -48,7 +61,7 @@ def _droplet_id(value: object) -> int:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError("must be a droplet id: a positive integer")
+        raise ValueError(f"must be a droplet id: a positive integer up to {LARGEST_DROPLET_ID}")
     return Droplet(value).id
 
 
@@ -73,6 +86,13 @@ def _firewall_name(text: str) -> str:
 def _name(text: str) -> str:
     if len(text) > LONGEST_NAME or not _NAME.fullmatch(text):
         raise ValueError(f"must be at most {LONGEST_NAME} printable characters")
+    return text
+
+
+def _uid(text: str) -> str:
+    """Any other could never be mapped to an external peer, and would be nobody for good."""
+    if not EXTERNAL_UID.fullmatch(text):
+        raise ValueError("must be a uid: 1 to 64 letters, digits, '.', '_', ':', '-'")
     return text
 
 
@@ -179,7 +199,7 @@ Name = Annotated[str, after(_name), WithJsonSchema(shapes.NAME)]
 Account = Annotated[str, after(account), WithJsonSchema(shapes.ACCOUNT)]
 TagName = Annotated[str, after(_tag), WithJsonSchema(shapes.TAG)]
 TagThere = Annotated[str, WithJsonSchema(shapes.TEXT)]  # must exist already: what cannot be a tag does not
-Uid = Annotated[str, WithJsonSchema(shapes.TEXT)]
+Uid = Annotated[str, after(_uid), WithJsonSchema(shapes.EXTERNAL_UID)]
 Uplink = Annotated[str, before(_uplink), WithJsonSchema(shapes.UPLINK)]
 Interface = Annotated[str, after(_interface), WithJsonSchema(shapes.INTERFACE)]
 OwnAddress = Annotated[str, after(_own_address), WithJsonSchema(shapes.OWN_ADDRESS)]
@@ -434,11 +454,12 @@ def _faults(schema: type[Body], error: ValidationError, most: int) -> tuple[list
     details = error.errors(include_url=False, include_input=False)
     told = details[:most]
     problems = _problems(schema, told)
-    found = [Fault(_path(d["loc"]), problem) for d, problem in zip(told, problems, strict=True)]
+    found = [Fault(path(d["loc"]), problem) for d, problem in zip(told, problems, strict=True)]
     return found, len(details) - len(told)
 
 
-def _path(where: Sequence[int | str]) -> str:
+def path(where: Sequence[int | str]) -> str:
+    """A place in a body, as faults tell it."""
     text = ""
     for step in where:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step

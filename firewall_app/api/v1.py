@@ -7,7 +7,7 @@ from dataclasses import asdict
 from .. import __version__
 from ..pipeline.compile import flood_here
 from ..policy.errors import Fault, Invalid, NotFound
-from ..policy.model import Droplet, Hypervisor, Port, PortRules
+from ..policy.model import LARGEST_DROPLET_ID, Droplet, Hypervisor, Port, PortRules
 from ..policy.policy import Policy
 from ..progress import Sync
 from ..service import describe, droplets, hypervisors
@@ -91,6 +91,8 @@ def get_droplet(call: Call, droplet_id: str) -> object:
 
 def put_droplet(call: Call, droplet_id: str) -> object:
     body: schemas.DropletBody = call.body
+    if droplet_id.isascii() and droplet_id.isdigit() and len(droplet_id.lstrip("0")) > len(str(LARGEST_DROPLET_ID)):
+        raise Invalid.one("id", f"a droplet id is a positive integer up to {LARGEST_DROPLET_ID}")
     wanted = number(droplet_id, "droplet")
     try:
         Droplet(wanted)
@@ -125,6 +127,8 @@ def get_port(call: Call, port_id: str) -> object:
 def put_port(call: Call, port_id: str) -> object:
     body: schemas.PortBody = call.body
     interface, ofport = body.interface, body.number
+    if interface is None and ofport is None:
+        raise Invalid.one("", "one of interface and number is needed")
     if interface is not None and ofport is not None:
         # Answers hold both. What was registered stays what counts, so that writing an answer back changes nothing.
         old = call.core.policy.ports.get(port_id)
@@ -160,20 +164,26 @@ def _port(call: Call, port: Port) -> Json:
 
 
 def get_port_rules(call: Call, port_id: str) -> object:
+    return _port_rules(call, port_id, counted=True)
+
+
+def _port_rules(call: Call, port_id: str, counted: bool) -> object:
     policy = call.core.policy
     own = hypervisors.rules_of_port(policy, port_id)
     port = policy.ports[port_id]
     view = hypervisors.port_view(call.core, port)
     interfaces = call.core.progress.report(port.hypervisor).interfaces
     flood = flood_here(policy, port.hypervisor, interfaces, call.core.rulings)
-    return Told(ALWAYS, lambda: render.port_rules(policy, view, own, flood))
+    timeout = call.settings.reply_timeout
+    counters = hypervisors.counters(call.core, port.hypervisor, timeout) if counted else None
+    return Told(ALWAYS, lambda: render.port_rules(policy, view, own, flood, counters))
 
 
 def put_port_rules(call: Call, port_id: str) -> object:
     body: schemas.PortRulesBody = call.body
     written = call.settle(hypervisors.replace_rules(call.core, port_id, body.inbound(), body.outbound()))
     warn_unmapped(call, written.account, written.rules)
-    return get_port_rules(call, port_id)
+    return _port_rules(call, port_id, counted=False)  # a write does not wait for a switch that nobody asked to wait for
 
 
 def add_port_rules(call: Call, port_id: str) -> None:

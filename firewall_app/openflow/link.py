@@ -89,6 +89,8 @@ class Link:
         self._resync = False
         self._new_readers: list[Event] = []
         self._readers: list[Event] = []
+        self._new_counters: list[Event] = []
+        self._counters: list[Event] = []  # who waits for the reading of counters that is on its way
         self._open = True
         self._ticked = 0.0
         self._session = Session(
@@ -124,7 +126,10 @@ class Link:
         finally:
             self.close()
             self._readers += self._new_readers
-            self._wake_readers(Unreachable(f"hypervisor {self.dpid} went away"))
+            self._counters += self._new_counters
+            gone = Unreachable(f"hypervisor {self.dpid} went away")
+            self._wake_readers(gone)
+            self._wake_counters(gone)
             while self._inbox.qsize():  # whoever waits for room, waits no longer
                 self._inbox.get_nowait()
             self._owner.disconnected(self.dpid, self)
@@ -145,12 +150,21 @@ class Link:
                 out += self._session.receive(event, now)
             if self._session.reads != reads and self._readers:
                 self._wake_readers(_aside(lambda: [self._tell(raw) for raw in self._session.flows_read]))
+        if self._counters and not self._session.counting:
+            refused = Unreachable(f"hypervisor {self.dpid} does not tell its counters")
+            self._wake_counters(refused if self._session.counted is None else self._session.counted)
         if self._policy_changed:
             self._policy_changed = False
             out += _aside(lambda: self._session.policy_changed(now))
         if self._session.unfit and self._new_readers:
             self._readers, self._new_readers = self._readers + self._new_readers, []
             self._wake_readers(Unreachable(f"hypervisor {self.dpid}: {self._session.report.error}"))
+        if self._session.unfit and (self._new_counters or self._counters):
+            self._counters, self._new_counters = self._counters + self._new_counters, []
+            self._wake_counters(Unreachable(f"hypervisor {self.dpid}: {self._session.report.error}"))
+        if self._new_counters and not self._counters:
+            self._counters, self._new_counters = self._new_counters, []
+            out += self._session.count()
         if self._resync or self._new_readers:
             self._resync = False
             out += self._session.resync(now, keep_flows=bool(self._new_readers))
@@ -176,6 +190,13 @@ class Link:
 
     def _wake_readers(self, answer: Any) -> None:
         readers, self._readers = self._readers, []
+        self._wake(readers, answer)
+
+    def _wake_counters(self, answer: Any) -> None:
+        readers, self._counters = self._counters, []
+        self._wake(readers, answer)
+
+    def _wake(self, readers: list[Event], answer: Any) -> None:
         for reader in readers:
             if isinstance(answer, Exception):
                 reader.send_exception(answer)
@@ -202,12 +223,22 @@ class Link:
     def read_flows(self, timeout: float) -> list[Any]:
         reader = Event()
         self._new_readers.append(reader)
+        found: list[Any] = self._wait(reader, timeout)
+        return found
+
+    def read_counters(self, timeout: float) -> dict[int, tuple[int, int]]:
+        reader = Event()
+        self._new_counters.append(reader)
+        found: dict[int, tuple[int, int]] = self._wait(reader, timeout)
+        return found
+
+    def _wait(self, reader: Event, timeout: float) -> Any:
         self._nudge()
-        answer: list[Any] | None = None
+        answer = None
         with eventlet.Timeout(timeout, False):
             answer = reader.wait()
         if answer is None:
-            for waiting in (self._readers, self._new_readers):
+            for waiting in (self._readers, self._new_readers, self._counters, self._new_counters):
                 if reader in waiting:
                     waiting.remove(reader)
             raise Unreachable(f"hypervisor {self.dpid} did not answer within {timeout:g} s")

@@ -24,7 +24,19 @@ from typing import NamedTuple
 
 from ..pipeline.diff import Desired, Difference, difference
 from ..pipeline.flow import CT_EST, CT_TRK, Flow, match
-from ..pipeline.tables import BY_ID, COOKIE_MASK, DISPATCH, MAGIC, STATE, Kind, asks_no_less, cookie_parts
+from ..pipeline.tables import (
+    BY_ID,
+    COOKIE_MASK,
+    DISPATCH,
+    KIND_MASK,
+    MAGIC,
+    RULES,
+    STATE,
+    Kind,
+    asks_no_less,
+    cookie,
+    cookie_parts,
+)
 from ..pipeline.unit import TURNS, Generation, PickUp, PortProtection, Turn, Unit, UnitKey, next_generation
 from ..progress import SwitchReport, Sync, Wanted
 from . import wire
@@ -81,6 +93,7 @@ class Session:
         self.reads = 0  # how many times the switch was read back to the end
         self.flows_read: tuple[wire.RawFlow, ...] = ()  # the last reading, when it was asked to be kept
         self.changes: list[str] = []  # what was decided since the link looked last, one line each
+        self.counted: dict[int, tuple[int, int]] | None = None  # rule id -> packets, bytes; once they were read
         self.report = SwitchReport(
             Sync.SYNCING, address=address, connected_since=now.wall, openflow={4: "1.3", 5: "1.4"}[version]
         )
@@ -101,6 +114,8 @@ class Session:
         self._interfaces: dict[int, str] = {}
         self._ports_read: dict[int, str] = {}
         self._reading: list[wire.RawFlow] = []
+        self._counting: int | None = None  # xid of the reading of counters that is on its way
+        self._counters: list[wire.RawFlow] = []
         self._actual: dict[Key, Body] = {}
         self._desired: Desired[Key, Body] = Desired(_render)
         self._look_at: set[Key] | None = None  # keys that may differ; None: all
@@ -122,6 +137,11 @@ class Session:
         """Whether this is a switch that we cannot drive; `report.error` says why."""
         return self._state is State.UNFIT
 
+    @property
+    def counting(self) -> bool:
+        """Whether counters were asked for, and the switch has not told all of them."""
+        return self._counting is not None
+
     # ---- events
 
     def start(self, now: Moment) -> list[bytes]:
@@ -140,6 +160,11 @@ class Session:
             return self._read(now, everything=False)
         self._resync = self._state is not State.UNFIT
         return []
+
+    def count(self) -> list[bytes]:
+        """Asks what the flows of rules have counted, whatever else is in flight; `counted` has it in the end."""
+        self._counting, self._counters, self.counted = self._next_xid(), [], None
+        return [wire.flow_stats_request(self._version, self._counting, cookie(Kind.RULE), KIND_MASK, RULES.id)]
 
     def tick(self, now: Moment) -> list[bytes]:
         """Time has passed; call every second or so."""
@@ -177,6 +202,9 @@ class Session:
                 self._interfaces, self._ports_read = self._ports_read, {}
             case wire.RoleReply():
                 return self._on_role(message, now)
+            case wire.FlowStatsReply() if message.xid == self._counting:
+                self._on_counters(message)
+                return []
             case wire.FlowStatsReply():
                 if message.xid in self._expected:
                     self._reading += message.flows
@@ -229,6 +257,18 @@ class Session:
         self._slots = frozenset(cookie & 0xFFFFFFFF for cookie in used if cookie >> 40 & 0xFF == Kind.PORT)
         self._state = State.IDLE
         return self._compare(now)
+
+    def _on_counters(self, message: wire.FlowStatsReply) -> None:
+        self._counters += message.flows
+        if message.more:
+            return
+        found: dict[int, tuple[int, int]] = {}
+        for flow in self._counters:
+            kind, rule_id = cookie_parts(flow.cookie) or (None, 0)
+            if kind is Kind.RULE and flow.table == RULES.id:
+                packets, size = found.get(rule_id, (0, 0))
+                found[rule_id] = packets + flow.packets, size + flow.byte_count
+        self._counting, self._counters, self.counted = None, [], found
 
     def _on_version(self, message: wire.DescReply, now: Moment) -> list[bytes]:
         """Nothing is asked to change of a switch that we cannot drive."""
@@ -392,6 +432,9 @@ class Session:
 
     def _on_error(self, error: wire.Error, now: Moment) -> list[bytes]:
         if error.xid == self._discard:
+            return []
+        if error.xid == self._counting:
+            self._counting = None
             return []
         asked = self._expected.get(error.xid)
         if error.xid in self._added or (self._state is State.ADDING and asked is None):

@@ -207,6 +207,14 @@ def uplinks_here(
         sorted(
             ofport
             for ofport, name in interfaces.items()
-            if ofport not in taken and any(pattern == str(ofport) or fnmatchcase(name, pattern) for pattern in patterns)
+            if ofport not in taken and uplink_pattern(patterns, ofport, name) is not None
         )
     )
+
+
+def uplink_pattern(patterns: Iterable[str], ofport: int | None, name: str | None) -> str | None:
+    """The first of the patterns that a switch port is an uplink by, as far as its number and its name are known."""
+    for pattern in patterns:
+        if pattern == str(ofport) or (name is not None and fnmatchcase(name, pattern)):
+            return pattern
+    return None

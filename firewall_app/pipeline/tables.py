@@ -72,6 +72,7 @@ REGISTERS = (
 MAGIC = 0xD0F1  # top 16 bits of every cookie of ours: what has other bits there is never touched
 LAYOUT = 2  # raised whenever the meaning of tables or cookies changes
 COOKIE_MASK = 0xFFFF << 48
+KIND_MASK = 0xFFFFFFFF << 32  # all but the number
 
 
 class Kind(IntEnum):

@@ -3,6 +3,7 @@
     FirewallError
       CallerError                    fix the request
         Invalid                      values that cannot be: every fault with its path
+          Crowded                    a droplet behind too many firewalls
         NotFound                     no such object for this caller
         Conflict                     it contradicts something that exists
         Stale                        it is about a state of the object that has passed
@@ -52,6 +53,18 @@ class Invalid(CallerError):
     @classmethod
     def one(cls, at: str, problem: str) -> Invalid:
         return cls((Fault(at, problem),))
+
+
+class Crowded(Invalid):
+    """A droplet would be behind more firewalls than it may be."""
+
+    def __init__(self, droplet_id: int, problem: str) -> None:
+        super().__init__((Fault("", problem),))
+        self.droplet_id = droplet_id
+
+    def at(self, place: str) -> Invalid:
+        """The same, told by the part of the request that puts it there."""
+        return Invalid.one(place, self.faults[0].problem)
 
 
 class NotFound(CallerError):

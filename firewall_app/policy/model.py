@@ -17,6 +17,7 @@ from typing import NamedTuple
 import netaddr
 
 DEFAULT_ACCOUNT = "default"
+LARGEST_DROPLET_ID = 2**53  # up to there every language reads JSON's numbers alike
 MOST_CONNECTIONS = 2**31 - 1  # of one port: what every version of Open vSwitch takes
 
 
@@ -284,7 +285,7 @@ class Rule:
 _DPID = re.compile(r"[0-9a-f]{16}")
 _PORT_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _TAG = re.compile(r"[A-Za-z0-9_:-]{1,255}")
-_EXTERNAL_UID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+EXTERNAL_UID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _FIREWALL_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9.-]+")
 
 
@@ -341,8 +342,8 @@ class Droplet:
     created_at: datetime | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.id <= 2**53:
-            raise ValueError(f"droplet id {self.id} is not a positive integer")
+        if not 1 <= self.id <= LARGEST_DROPLET_ID:
+            raise ValueError(f"droplet id {self.id} is not a positive integer up to {LARGEST_DROPLET_ID}")
 
     @property
     def tag_keys(self) -> frozenset[TagKey]:
@@ -365,7 +366,7 @@ class ExternalPeer:
     number: int = field(default=0, compare=False)  # its 32-bit name inside switches; given with the first `Draft.put`
 
     def __post_init__(self) -> None:
-        _must(_EXTERNAL_UID, self.uid, "a uid: 1 to 64 letters, digits, '.', '_', ':', '-'")
+        _must(EXTERNAL_UID, self.uid, "a uid: 1 to 64 letters, digits, '.', '_', ':', '-'")
         for text in self.addresses:
             network(text)
 

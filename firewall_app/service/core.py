@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from ..pipeline.compile import Rulings, units
 from ..pipeline.flow import Flow
-from ..policy.errors import Invalid, NotFound, StoreError, Unreachable
+from ..policy.errors import Crowded, Invalid, NotFound, StoreError, Unreachable
 from ..policy.model import Droplet, Firewall
 from ..policy.policy import Change, Counters, Draft, Policy
 from ..progress import Progress, SwitchReport, Sync, Wanted
@@ -114,6 +114,9 @@ class Switch(Protocol):
 
     def read_flows(self, timeout: float) -> list[FlowStats]:
         """Every flow with a cookie of ours, read back now.  Raises Unreachable."""
+
+    def read_counters(self, timeout: float) -> Mapping[int, tuple[int, int]]:
+        """Packets and bytes that the flows of rules have counted, by the id of the rule.  Raises Unreachable."""
 
     def close(self) -> None:
         """Disconnect it."""
@@ -270,7 +273,7 @@ class Core:
             LOG.error("the audit log cannot be written (%s): %s", error, entry)
 
     def _check_firewalls(self, before: Policy, after: Policy, changes: Iterable[Change]) -> None:
-        """Raises Invalid when a droplet would be behind more firewalls than a switch may be told to ask."""
+        """Raises Crowded when a droplet would be behind more firewalls than a switch may be told to ask."""
         for change in changes:
             old, new = change.old, change.new
             reached: Iterable[int] = ()
@@ -284,8 +287,9 @@ class Core:
                 count = len(after.firewalls_of(droplet_id))
                 if count > max(self.limits.firewalls, len(before.firewalls_of(droplet_id))):
                     most = self.limits.firewalls
-                    raise Invalid.one(
-                        "", f"droplet {droplet_id} would be behind {count} firewalls; no more than {most} are allowed"
+                    raise Crowded(
+                        droplet_id,
+                        f"droplet {droplet_id} would be behind {count} firewalls; no more than {most} are allowed",
                     )
 
     def stored(self, work: Callable[[], T], writes: bool = False) -> T:

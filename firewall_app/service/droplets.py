@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..policy.errors import Conflict, Fault, Invalid, NotFound
+from ..policy.errors import Conflict, Crowded, Fault, Invalid, NotFound
 from ..policy.model import Droplet, Firewall, PortRules, Rule, Tag, TagKey, tag_key
 from ..policy.policy import Draft, Policy
 from .core import Core, Written
@@ -26,7 +26,7 @@ def find(policy: Policy, account: str | None, droplet_id: int) -> Droplet:
 
 
 def put(core: Core, droplet_id: int, account: str, name: str, tags: Sequence[str]) -> Written[tuple[Droplet, bool]]:
-    """Registers a droplet or replaces what is known of it; its tags are created on the way.
+    """Registers a droplet or replaces what is known of it; its tags are created on the way, and keep their names.
 
     The value is (droplet, whether it is new).  Raises Conflict when another account has the id.
     """
@@ -37,13 +37,16 @@ def put(core: Core, droplet_id: int, account: str, name: str, tags: Sequence[str
         if old is not None and old.account != account:
             raise Conflict(f"droplet {droplet_id} belongs to account {old.account}")
         _create_tags(draft, account, tags)
-        droplet = Droplet(
-            droplet_id, account, name, tags_once(account, tags), old.created_at if old else core.runtime.now()
-        )
+        known = draft.peek().tags
+        names = tuple(known[tag_key(account, name)].name for name in tags_once(account, tags))
+        droplet = Droplet(droplet_id, account, name, names, old.created_at if old else core.runtime.now())
         draft.put(droplet)
         return droplet, old is None
 
-    return core.write(edit)
+    try:
+        return core.write(edit)
+    except Crowded as error:
+        raise error.at("tags") from None
 
 
 def delete(core: Core, droplet_id: int, with_ports: bool = False) -> Written[Droplet]:
@@ -148,7 +151,10 @@ def tag_droplets(core: Core, account: str, name: str, ids: Sequence[int], add: b
             raise Invalid(faults)
         return tag
 
-    return core.write(edit)
+    try:
+        return core.write(edit)
+    except Crowded as error:
+        raise error.at(f"resources[{ids.index(error.droplet_id)}].resource_id") from None
 
 
 def _create_tags(draft: Draft, account: str, names: Sequence[str]) -> None:

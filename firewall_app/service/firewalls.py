@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ..policy.errors import Conflict, Fault, Invalid, NotFound
-from ..policy.model import Firewall, Rule
+from ..policy.errors import Conflict, Crowded, Fault, Invalid, NotFound
+from ..policy.model import Firewall, Rule, tag_key
 from ..policy.policy import Draft, Policy
 from ..progress import PendingChange, Status
 from .core import Core, Limits, Written
@@ -101,7 +101,7 @@ def create(core: Core, account: str, spec: FirewallSpec) -> Written[Firewall]:
         draft.put(firewall)
         return firewall
 
-    return core.write(edit)
+    return _attach(core, account, edit, spec.droplet_ids, spec.tags)
 
 
 def update(core: Core, account: str, firewall_id: str, spec: FirewallSpec) -> Written[Firewall]:
@@ -121,7 +121,7 @@ def update(core: Core, account: str, firewall_id: str, spec: FirewallSpec) -> Wr
         draft.put(new)
         return new
 
-    return core.write(edit)
+    return _attach(core, account, edit, spec.droplet_ids, spec.tags)
 
 
 def delete(core: Core, account: str, firewall_id: str) -> Written[Firewall]:
@@ -142,7 +142,7 @@ def add_droplets(core: Core, account: str, firewall_id: str, ids: Sequence[int])
         faults += too_many("droplet_ids", "droplets", new.droplet_ids, core.limits.droplets)
         return _put(draft, new, faults)
 
-    return core.write(edit)
+    return _attach(core, account, edit, ids, ())
 
 
 def remove_droplets(core: Core, account: str, firewall_id: str, ids: Sequence[int]) -> Written[Firewall]:
@@ -164,7 +164,7 @@ def add_tags(core: Core, account: str, firewall_id: str, names: Sequence[str]) -
         faults += too_many("tags", "tags", new.tags, core.limits.tags)
         return _put(draft, new, faults)
 
-    return core.write(edit)
+    return _attach(core, account, edit, (), names)
 
 
 def remove_tags(core: Core, account: str, firewall_id: str, names: Sequence[str]) -> Written[Firewall]:
@@ -209,6 +209,21 @@ def remove_rules(
         return note_unmatched(core, missed_in + missed_out)
 
     return core.write(edit)
+
+
+def _attach(
+    core: Core, account: str, edit: Callable[[Draft], Firewall], ids: Sequence[int], names: Sequence[str]
+) -> Written[Firewall]:
+    """Writes what attaches these droplets and tags; one that a droplet has too many by is told by its place."""
+    try:
+        return core.write(edit)
+    except Crowded as error:
+        if error.droplet_id in ids:
+            raise error.at(f"droplet_ids[{ids.index(error.droplet_id)}]") from None
+        droplet = core.policy.droplets.get(error.droplet_id)
+        carried = droplet.tag_keys if droplet is not None else frozenset()
+        places = (f"tags[{i}]" for i, name in enumerate(names) if tag_key(account, name) in carried)
+        raise error.at(next(places, "")) from None
 
 
 def _put(draft: Draft, firewall: Firewall, faults: Sequence[Fault] = ()) -> Firewall:

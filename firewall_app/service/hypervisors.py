@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..policy.errors import Conflict, Invalid, NotFound
+from ..pipeline.compile import uplink_pattern
+from ..policy.errors import Conflict, Invalid, NotFound, Unreachable
 from ..policy.model import Hypervisor, Port, PortRules, Rule, network
 from ..policy.policy import Draft, Policy
 from ..progress import Status, SwitchReport
@@ -49,12 +50,19 @@ def _view(core: Core, dpid: str) -> HypervisorView:
 
 
 def put(core: Core, dpid: str, name: str, uplinks: Sequence[str] | None) -> Written[tuple[Hypervisor, bool]]:
-    """Registers a hypervisor or replaces what is known of it.  The value is (hypervisor, whether it is new)."""
+    """Registers a hypervisor or replaces what is known of it.  The value is (hypervisor, whether it is new).
+
+    Raises Conflict when its uplinks would name a port of a droplet.
+    """
 
     def edit(draft: Draft) -> tuple[Hypervisor, bool]:
-        old = draft.peek().hypervisors.get(dpid)
+        policy = draft.peek()
+        old = policy.hypervisors.get(dpid)
         made = old.created_at if old else core.runtime.now()
         new = Hypervisor(dpid, name, tuple(uplinks) if uplinks is not None else None, made)
+        if old is None or old.uplinks != new.uplinks:
+            for port_id in sorted(policy.ports_on.get(dpid, ())):
+                _no_uplink(new, policy.ports[port_id], core.progress.report(dpid).interfaces)
         draft.put(new)
         return new, old is None
 
@@ -109,7 +117,8 @@ def put_port(core: Core, wanted: Port) -> Written[tuple[Port, bool]]:
     """Registers a port or replaces what is known of it.  The value is (port, whether it is new).
 
     A port that goes to another droplet or hypervisor gets a new slot, and with it fresh connection state.
-    Raises Invalid for names that do not exist; Conflict when another port of the hypervisor claims the same.
+    Raises Invalid for names that do not exist; Conflict when another port of the hypervisor claims the same, or the
+    hypervisor's own uplinks do.
     """
 
     def edit(draft: Draft) -> tuple[Port, bool]:
@@ -122,6 +131,11 @@ def put_port(core: Core, wanted: Port) -> Written[tuple[Port, bool]]:
         for other_id in sorted(policy.ports_on.get(wanted.hypervisor, ())):
             if other_id != wanted.id:
                 _no_claim_twice(wanted, policy.ports[other_id])
+        if old is None or (old.hypervisor, old.interface, old.number) != (
+            wanted.hypervisor, wanted.interface, wanted.number
+        ):  # fmt: skip
+            interfaces = core.progress.report(wanted.hypervisor).interfaces
+            _no_uplink(policy.hypervisors[wanted.hypervisor], wanted, interfaces)
         stays = old is not None and (old.droplet_id, old.hypervisor) == (wanted.droplet_id, wanted.hypervisor)
         slot = old.slot if old is not None and stays else draft.new_slot()
         port = replace(wanted, slot=slot, created_at=old.created_at if old else core.runtime.now())
@@ -133,6 +147,23 @@ def put_port(core: Core, wanted: Port) -> Written[tuple[Port, bool]]:
         return port, old is None
 
     return core.write(edit)
+
+
+def _no_uplink(hypervisor: Hypervisor, port: Port, interfaces: Mapping[int, str]) -> None:
+    """Raises Conflict for a port that the hypervisor's own uplinks name; `interfaces`: what its switch has now.
+
+    The defaults of the settings name nobody's interface in particular: where they match, the port is the droplet's.
+    """
+    if port.interface is None:
+        number, name = port.number, interfaces.get(port.number or 0)
+    else:
+        number, name = next((n for n, found in interfaces.items() if found == port.interface), None), port.interface
+    pattern = uplink_pattern(hypervisor.uplinks or (), number, name)
+    if pattern is not None:
+        what = f"interface {port.interface}" if port.interface is not None else f"number {port.number}"
+        raise Conflict(
+            f"{what} of port {port.id} is an uplink of hypervisor {hypervisor.dpid}, whose uplinks name {pattern!r}"
+        )
 
 
 def _no_claim_twice(wanted: Port, other: Port) -> None:
@@ -170,6 +201,14 @@ def rules_of_port(policy: Policy, port_id: str) -> PortRules:
     """The port's own rules, as a set that may be empty; raises NotFound for the port alone."""
     port = find_port(policy, port_id)
     return policy.port_rules.get(port_id) or PortRules(port_id, policy.droplets[port.droplet_id].account)
+
+
+def counters(core: Core, dpid: str, timeout: float) -> Mapping[int, tuple[int, int]] | None:
+    """Packets and bytes that a hypervisor's flows of rules have counted, by rule id; None when it does not say."""
+    try:
+        return core.switch(dpid).read_counters(timeout)
+    except (NotFound, Unreachable):
+        return None
 
 
 def replace_rules(core: Core, port_id: str, inbound: Sequence[Rule], outbound: Sequence[Rule]) -> Written[PortRules]:
