@@ -100,6 +100,24 @@ def test_connect_installs_exactly_what_the_policy_means(ovs, bridge, version):
 
 
 @pytest.mark.parametrize("version", [5, 4])
+def test_counters_are_those_of_rules_alone(ovs, bridge, version):
+    policy = with_inbound(named(small(), bridge), rule("inbound", "udp", "53", ANYONE, 77))
+    driven = Driven(ovs.mgmt(bridge), PolicyPlan(DPID, policy), version)
+    driven.settle()
+    before = driven.session.report
+    driven.feed(driven.session.count())
+    while driven.session.counting:
+        driven.step()
+    text = ovs.ofctl("-O", "OpenFlow14", "--no-names", "dump-flows", bridge, f"table={RULES.id}")
+    kind = f"cookie={cookie(Kind.RULE) >> 32:#x}"
+    ids = {int(number, 16) for number in re.findall(kind + "([0-9a-f]{8})", text)}
+    assert 77 in ids
+    assert driven.session.counted == dict.fromkeys(ids, (0, 0))
+    assert driven.session.report is before
+    driven.close()
+
+
+@pytest.mark.parametrize("version", [5, 4])
 @pytest.mark.parametrize("forgets", [True, False])
 def test_a_change_has_the_switch_forget_what_it_cached(ovs, bridge, version, forgets):
     """Also when the flows that a packet met are the same as before; otherwise Open vSwitch keeps the decision."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from ..policy.errors import Conflict, Fault, FirewallError, Invalid, NotFound, Stale, StoreError, Unreachable
+from ..policy.errors import Conflict, Crowded, Fault, FirewallError, Invalid, NotFound, Stale, StoreError, Unreachable
 
 # A body of one megabyte can hold a hundred thousand faults; nobody reads them, and the answer would be huge.
 MOST_FAULTS = 1000
@@ -83,6 +83,7 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     TooLarge: (413, "payload_too_large"),
     NotJson: (415, "unsupported_media_type"),
     Invalid: (422, "unprocessable_entity"),
+    Crowded: (422, "unprocessable_entity"),
     TooMany: (429, "too_many_requests"),
     StoreError: (503, "store_unavailable"),
     Unreachable: (503, "switch_unreachable"),
