@@ -90,7 +90,7 @@ def test_long_answers_are_made_beside_the_loop() -> None:
     assert (asks("/v2/firewalls?per_page=2"), asks(f"/v2/firewalls/{some}")) == (0, 0)
     assert (asks("/v2/firewalls"), asks("/v1/audit?per_page=1")) == (1, 0)
     told = {**rule, "sources": {"addresses": rule["sources"]["addresses"][:400]}, "ports": "1"}  # in the log whole
-    for number in range(12):
+    for number in range(14):
         body = {"name": f"told{number}", "inbound_rules": [told]}
         world.good("POST", "/v2/firewalls", body, token=TENANT)
     assert asks("/v1/audit") == 1

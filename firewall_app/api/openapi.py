@@ -195,8 +195,8 @@ def _request_headers(route: Route) -> list[str]:
 
 
 def _settles(route: Route) -> bool:
-    """Whether it changes the policy, for which switches can be waited; tokens are none of their business."""
-    return route.writes and not route.operators
+    """Whether it changes the policy, for which switches can be waited; tokens and a resync are no such change."""
+    return route.writes and not route.operators and not route.path.endswith("/resync")
 
 
 def _path_names(route: Route) -> list[str]:
