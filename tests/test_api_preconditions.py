@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from api_server import HV1, OPERATOR, OTHER_TENANT, TENANT, VIEWER, World
 
+from firewall_app.api.app import _address
 from firewall_app.api.errors import TooMany
 from firewall_app.api.limits import MOST_KNOWN, FailedAttempts, RateLimits, Window, Windows
 from firewall_app.settings import Settings
@@ -292,6 +293,7 @@ def test_clients_behind_a_proxy_of_ours_are_told_apart() -> None:
 
     assert [guess("198.51.100.1"), guess("198.51.100.2"), guess("198.51.100.1")] == [401, 401, 429]
     assert guess("198.51.100.9, 198.51.100.2, 192.0.2.1") == 429  # what a client says of itself is not believed
+    assert guess("198.51.100.2, anything") == 401  # what is no address ends the way: it is the proxy itself
     unproxied = World(settings=Settings(failed_attempts=1))
     world = unproxied
     assert [guess("198.51.100.1"), guess("198.51.100.2")] == [401, 429]
@@ -339,3 +341,19 @@ def test_a_preflight_tells_nothing_of_what_there_is() -> None:
     there, nowhere = (world.call("OPTIONS", p, token=None, headers=ASK) for p in ("/v1/ports/none", "/v1/ports/p101"))
     assert there.headers["Access-Control-Allow-Methods"] == nowhere.headers["Access-Control-Allow-Methods"]
     assert there.headers["Access-Control-Allow-Origin"] == "*"
+
+
+@pytest.mark.parametrize(
+    ("peer", "passed", "expected"),
+    [
+        ("::ffff:192.0.2.1", "198.51.100.7", "198.51.100.7"),
+        ("::ffff:192.0.2.9", "198.51.100.7", "192.0.2.9"),
+        ("192.0.2.1", "::ffff:198.51.100.7, 192.0.2.1", "198.51.100.7"),
+        ("192.0.2.1", "198.51.100.7, 5.5.5.5:80", "192.0.2.1"),
+        ("192.0.2.1", "", "192.0.2.1"),
+        ("2001:db8::1", "2001:0DB8::0002", "2001:db8::2"),
+    ],
+)
+def test_where_a_request_comes_from(peer: str, passed: str, expected: str) -> None:
+    proxies = frozenset(("192.0.2.1", "2001:db8::1"))
+    assert _address({"REMOTE_ADDR": peer, "HTTP_X_FORWARDED_FOR": passed}, proxies) == expected

@@ -12,7 +12,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -38,7 +38,7 @@ from .errors import (
     TooSlow,
     Unauthenticated,
 )
-from .limits import FailedAttempts, RateLimits
+from .limits import FailedAttempts, RateLimits, is_address, plain_address
 from .metrics import Metrics
 from .routes import Call, Route, Routes
 from .waits import Waits
@@ -50,7 +50,6 @@ MOST_QUERY_KEYS = 50
 DEEPEST_BODY = 32  # nested lists and objects; the deepest that means anything here has 6
 # A body is checked where it is, but a long one beside the loop: all other requests and the switches would wait.
 LONG_BODY = 32 << 10  # bytes
-LONGEST_ADDRESS = 64  # characters; an IPv6 address with a zone is shorter
 MANY_VALUES = 1000  # commas, as good a measure: a short body of many faults takes long, too
 LONGEST_PATH = LONGEST_PROBLEM = 4096  # characters that the audit log keeps
 LONGEST_INTEGER = 4300  # digits that Python reads
@@ -90,13 +89,14 @@ class _Application:
         self._settings = settings
         self._limits = RateLimits(settings.rate_limit, settings.rate_burst)
         self._waits = Waits(settings.max_connections)
+        self._proxies = frozenset(map(plain_address, settings.trusted_proxies))
         self._attempts = FailedAttempts(settings.failed_attempts)
         routes = (*ROUTES, *metrics.routes(settings))
         self._routes = Routes((*routes, openapi.route(routes, settings), *documentation.ROUTES))
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         begun = time.monotonic()
-        address = _address(environ, self._settings.trusted_proxies)
+        address = _address(environ, self._proxies)
         request = _Request(environ, str(uuid.uuid4()), environ["REQUEST_METHOD"], _path(environ), address)
         try:
             response = self._answer(request)
@@ -284,13 +284,14 @@ def _path(environ: Environ) -> str:
     return raw.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
-def _address(environ: Environ, proxies: Sequence[str]) -> str:
-    """Where a request comes from: the last address that no proxy of ours has."""
-    address = str(environ.get("REMOTE_ADDR") or "") or "unix"
-    if address not in proxies:
-        return address
-    passed = environ.get("HTTP_X_FORWARDED_FOR", "").split(",")
-    return next((a for one in reversed(passed) if (a := one.strip()) and a not in proxies), address)[:LONGEST_ADDRESS]
+def _address(environ: Environ, proxies: Container[str]) -> str:
+    """Where a request comes from: the last address that no proxy of ours has, as far as they tell addresses."""
+    address = plain_address(str(environ.get("REMOTE_ADDR") or "") or "unix")
+    for hop in reversed(environ.get("HTTP_X_FORWARDED_FOR", "").split(",")):
+        if address not in proxies or not is_address(hop.strip()):
+            break
+        address = plain_address(hop.strip())
+    return address
 
 
 def _url(environ: Environ) -> str:

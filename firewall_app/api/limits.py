@@ -120,12 +120,24 @@ def _state(window: Window, now: float) -> dict[str, str]:
     }
 
 
-def _network(address: str) -> str:
-    """An IPv4 address, or the /64 that one host may have all of."""
+def is_address(text: str) -> bool:
     try:
-        parsed = ipaddress.ip_address(address)
+        ipaddress.ip_address(text)
     except ValueError:
-        return address  # a Unix socket
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address
+        return False
+    return True
+
+
+def plain_address(text: str) -> str:
+    """An address as it is usually written, IPv4 as such on a socket of both versions; other text as it is."""
+    if not is_address(text):
+        return text  # a Unix socket
+    parsed = ipaddress.ip_address(text)
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return str(mapped or parsed)
+
+
+def _network(text: str) -> str:
+    """An IPv4 address, or the /64 that one host may have all of."""
+    address = plain_address(text)
+    return str(ipaddress.ip_network((address, 64), strict=False)) if ":" in address and is_address(address) else address

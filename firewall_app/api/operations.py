@@ -332,7 +332,7 @@ OPERATIONS: Mapping[str, Operation] = {
         "Whether it may pass, which rules say so, and the flows that it meets. Nothing is sent anywhere.",
         example={"from": {"address": "203.0.113.9"}, "to": {"droplet_id": 101}, "protocol": "tcp", "ports": "443"},
     ),
-    "GET /v1/tokens": Operation("v1_tokens_list", "List tokens", answers.Tokens, query=_PAGED),
+    "GET /v1/tokens": Operation("v1_tokens_list", "List tokens", answers.Tokens, query=_PAGED, errors=(503,)),
     "POST /v1/tokens": Operation(
         "v1_tokens_create",
         "Create a token",
@@ -341,7 +341,7 @@ OPERATIONS: Mapping[str, Operation] = {
         example={"role": "tenant", "account": "acme", "note": "terraform of acme"},
         gives={"token_id": "$response.body#/id"},
     ),
-    "GET /v1/tokens/{token_id}": Operation("v1_tokens_get", "Show a token", answers.Token),
+    "GET /v1/tokens/{token_id}": Operation("v1_tokens_get", "Show a token", answers.Token, errors=(503,)),
     "DELETE /v1/tokens/{token_id}": Operation(
         "v1_tokens_delete", "Revoke a token", description="It is good for nothing from now on.", errors=(409,)
     ),

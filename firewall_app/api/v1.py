@@ -211,6 +211,8 @@ def health(_: Call) -> object:
 
 def ready(call: Call) -> object:
     problems = call.core.ready()
+    if call.access.barred:
+        problems.append(f"store: {len(call.access.barred)} revoked tokens are refused and not kept as revoked yet")
     call.status = 503 if problems else 200
     return {"status": "not ready" if problems else "ok", "problems": problems}
 

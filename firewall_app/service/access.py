@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import Enum
 
 from ..records import Entry, Token
@@ -77,6 +78,12 @@ class Access:
         """Refuses a token from now on."""
         self.barred[token.id] = entry
         self._callers.pop(token.hash, None)
+
+    def revoked(self, token_id: str, when: datetime) -> None:
+        """The store knows that a token is revoked."""
+        self.barred.pop(token_id, None)
+        if token_id in self.tokens:
+            self.tokens[token_id] = replace(self.tokens[token_id], revoked_at=when)
 
     def caller(self, secret: str) -> Caller | None:
         """Whose token this is; None when it is nobody's.  A lookup by digest leaks nothing by its timing."""

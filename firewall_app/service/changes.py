@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, cast
 
-from ..policy.model import Droplet, Entity, ExternalPeer, Firewall, Port, PortRules
+from ..policy.model import Droplet, Entity, ExternalPeer, Firewall, Port, PortRules, Tag
 from ..policy.policy import Change
 from .describe import Json, entity, etag, name_of
 
 LONGEST_LINE = 32 << 10  # bytes of JSON for all changes of one request
 MOST_NAMED = 500  # entries of lists in one object, above which it is not worth trying to tell it whole
+MOST_MENTIONED = 10  # objects by their entity tags alone, each of which takes some ten milliseconds
 _LISTS = ("inbound_rules", "outbound_rules", "droplet_ids", "tags", "addresses")
 
 
@@ -26,13 +27,17 @@ def told(changes: Iterable[Change]) -> tuple[Json, ...]:
     `cut`: "difference" when before and after hold of their lists only what the other has not, "all" when they hold
     nothing but the entity tag.  A last one without an id says how many more there were.
     """
-    listed, found, left = tuple(changes), [], LONGEST_LINE
+    # Tags that came to be on the way are told last.
+    listed = sorted(changes, key=lambda change: change.old is None and isinstance(change.new, Tag))
+    found: list[Json] = []
+    left, mentions = LONGEST_LINE, 0
     for number, change in enumerate(listed):
-        for tell in _WAYS:
+        for tell in _WAYS if mentions < MOST_MENTIONED else _WAYS[:-1]:
             one = tell(change)
             if one is not None and (size := len(json.dumps(one))) <= left:
                 found.append(one)
                 left -= size
+                mentions += tell is _mention
                 break
         else:
             found.append({"kind": "more", "id": None, "before": None, "after": None, "more": len(listed) - number})
@@ -50,7 +55,7 @@ def _difference(change: Change) -> Json | None:
     if change.old is None or change.new is None:
         return None
     old, new = _less(change.old, change.new), _less(change.new, change.old)
-    if _size(old) + _size(new) > 2 * MOST_NAMED:
+    if _size(old) + _size(new) > 2 * MOST_NAMED or entity(old) == entity(new):  # the latter: an order that changed
         return None
     return {**_change(Change(old, new), entity), "cut": "difference"}
 

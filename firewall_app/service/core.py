@@ -11,8 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from functools import partial
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..pipeline.compile import Rulings, units
@@ -27,6 +26,7 @@ from .deed import Deed
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 PATIENCE = 10  # seconds that a write waits for those before it
+PROBE = timedelta(seconds=5)  # between two questions whether a store that took no write takes them again
 
 
 class KeptStore(Protocol):
@@ -167,6 +167,7 @@ class Core:
         self.store = store
         self.store_failures = 0
         self._takes_writes = True  # whether the store took the last write
+        self._probed = datetime.min.replace(tzinfo=UTC)  # when it was last asked whether it takes writes again
         self._writing = runtime.lock()
         self._reading = runtime.lock()  # the audit log, which has a connection of its own
         self._storing = runtime.lock()  # a store has one connection, and serves one caller at a time
@@ -268,6 +269,8 @@ class Core:
         try:
             if isinstance(fault, StoreError):
                 raise fault
+            if not self._takes_writes:
+                raise StoreError("it takes no writes")
             self.stored(lambda: self.store.record(entry), writes=True)
         except StoreError as error:
             LOG.error("the audit log cannot be written (%s): %s", error, entry)
@@ -294,15 +297,18 @@ class Core:
 
     def stored(self, work: Callable[[], T], writes: bool = False) -> T:
         """What the store does, while the loop goes on."""
-        with self._storing:
-            try:
-                done = self.runtime.aside(work)
-            except StoreError:
-                self.store_failures += 1
-                self._takes_writes &= not writes
-                raise
-            self._takes_writes |= writes
-            return done
+        if not self._storing.acquire(timeout=PATIENCE):
+            raise StoreError(f"the store has been busy for {PATIENCE} s")
+        try:
+            done = self.runtime.aside(work)
+        except StoreError:
+            self.store_failures += 1
+            self._takes_writes &= not writes
+            raise
+        finally:
+            self._storing.release()
+        self._takes_writes |= writes
+        return done
 
     def _catch_up(self) -> None:
         """After a commit that failed: it may have been kept all the same, or another controller has written."""
@@ -382,7 +388,13 @@ class Core:
         """Why the service is not ready; empty when it is."""
         problems = []
         try:
-            self.stored(partial(self.store.ping, not self._takes_writes), writes=not self._takes_writes)
+            if self._takes_writes:
+                self.stored(self.store.ping)
+            elif self.runtime.now() - self._probed >= PROBE:  # however many ask, and whoever they are
+                self._probed = self.runtime.now()
+                self.stored(lambda: self.store.ping(write=True), writes=True)
+            else:
+                raise StoreError("it takes no writes")
         except StoreError as error:
             LOG.error("the store is not reachable: %s", error)
             problems.append("store: not reachable")  # anyone may ask; the words are for the log

@@ -8,11 +8,12 @@ from contextlib import suppress
 from datetime import datetime
 from functools import partial
 
-from ..policy.errors import Conflict, Invalid, NotFound
+from ..policy.errors import Conflict, Invalid, NotFound, StoreError
 from ..records import Outcome, Token
 from . import access as accesses
 from .access import Access, Role, digest
 from .core import Core
+from .deed import Deed
 
 LONGEST_NOTE = 255
 
@@ -63,7 +64,7 @@ def create(core: Core, access: Access, role: Role, account: str | None, note: st
     with core.alone() as deed:
         entry = deed.ended(Outcome.DONE, changes=(change(None, token),), account=token.account)
         core.keep(deed, partial(core.store.add_token, token), entry)
-        access.keep(every(core))
+        access.keep([*access.tokens.values(), token])
     return token, secret
 
 
@@ -72,25 +73,34 @@ def revoke(core: Core, access: Access, token_id: str) -> None:
 
     What the store cannot take now `settle` tries again.  Raises NotFound, Conflict.
     """
-    with core.alone() as deed:
-        in_force = [t for t in access.tokens.values() if t.id not in access.barred]
-        token = revocable(in_force, token_id)
-        if token.revoked_at is not None:
-            return
-        entry = deed.ended(Outcome.DONE, changes=(change(token, None),), account=token.account)
-        access.bar(token, entry)
-        core.keep(deed, partial(core.store.revoke_token, token.id, core.runtime.now()), entry)
-        del access.barred[token.id]
+    deed = core.deed or Deed()
+    if token_id not in access.tokens:  # a command may just have made it
         access.keep(every(core))
+    if deed.authority is not None:
+        deed.authority()
+    if token_id in access.barred:
+        raise StoreError(f"token {token_id} is refused already; the store could not be told yet")
+    token = revocable((t for t in access.tokens.values() if t.id not in access.barred), token_id)
+    if token.revoked_at is not None:
+        return
+    entry = deed.ended(Outcome.DONE, changes=(change(token, None),), account=token.account)
+    access.bar(token, entry)  # before anything that may have to wait, or fail
+    deed.authority = None  # it may be the caller's own
+    with core.alone():
+        if token_id in access.barred:  # else it was settled meanwhile
+            core.keep(deed, partial(core.store.revoke_token, token.id, core.runtime.now()), entry)
+            access.revoked(token.id, core.runtime.now())
+        deed.noted = True
 
 
 def settle(core: Core, access: Access) -> None:
     """Revokes in the store what it could not take when it was asked to.  Raises StoreError when it still cannot."""
-    for token_id, entry in list(access.barred.items()):
-        work = partial(core.store.revoke_token, token_id, core.runtime.now(), entry)
+    for token_id in list(access.barred):
         with core.alone(), suppress(NotFound):
-            core.stored(work, writes=True)
-        access.barred.pop(token_id, None)
+            if token_id in access.barred:
+                now = core.runtime.now()
+                core.stored(partial(core.store.revoke_token, token_id, now, access.barred[token_id]), writes=True)
+                access.revoked(token_id, now)
 
 
 def change(before: Token | None, after: Token | None) -> dict[str, object]:

@@ -41,26 +41,32 @@ _WRITE_COUNTER = (
 class Store:
     """An open store.  Every method raises StoreError when the database fails."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, reader: Database) -> None:
+        """`reader` is the same database once more, for long readings, so that they hold up nothing."""
         self._database = database
-        self._reader: Database | None = None  # for long readings, so that they hold up nothing
+        self._reader = reader
 
     @classmethod
     def open(cls, url: str) -> Store:
         """Opens `sqlite:////path` or `postgresql://user@host/name`; creates what is missing, upgrades what is old."""
-        return cls(Database(url))
+        database = Database(url)
+        try:
+            return cls(database, Database(url))
+        except BaseException:
+            database.close()
+            raise
 
     def close(self) -> None:
         self._database.close()
-        if self._reader is not None:
-            self._reader.close()
+        self._reader.close()
 
     def ping(self, write: bool = False) -> None:
         """Raises StoreError when the database cannot be reached; with `write`, when it cannot be written to."""
         self.newest()
         if write:
-            with self._database.writing("write to the store") as connection:
-                _write_nothing(connection)
+            for probe in (journal.fill, journal.clear):  # a byte or two may fit where no change does
+                with self._database.writing("write to the store") as connection:
+                    probe(connection)
 
     def newest(self) -> int:
         """The revision of the policy that is kept."""
@@ -119,8 +125,6 @@ class Store:
 
     def entries(self, wanted: Mapping[str, str], first: int, count: int) -> tuple[list[Entry], int]:
         """`journal.entries`, on a connection of its own: this alone may be called beside other calls."""
-        if self._reader is None:
-            self._reader = Database(self._database.url.render_as_string(hide_password=False))
         with self._reader.reading("read the audit log") as connection:
             try:
                 return journal.entries(connection, wanted, first, count)
@@ -175,12 +179,6 @@ def _numbers(connection: Connection, hold: bool = False) -> dict[str, int]:
         if type(found.get(name)) is not int or found[name] < 0:
             raise StoreError(f"table counters, name {name}: the value is {found.get(name)!r}, not a number")
     return found
-
-
-def _write_nothing(connection: Connection) -> None:
-    """A write that changes nothing, and fails as any other would."""
-    table = schema.counters
-    connection.execute(table.update().where(table.c.name == "revision").values(value=table.c.value))
 
 
 def _entities(connection: Connection, last_rule_id: int) -> list[Entity]:
