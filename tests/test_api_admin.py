@@ -513,3 +513,11 @@ def test_few_objects_are_told_by_their_tags_alone(world: World) -> None:
     world.good("DELETE", "/v2/tags/web")
     changes = last(world)["changes"]
     assert sum(change.get("cut") == "all" for change in changes) <= 10
+
+
+def test_tokens_are_not_read_anew_while_another_may_be_revoked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what was read before that revocation would put the token in force again."""
+    monkeypatch.setattr(core, "PATIENCE", 0.01)
+    with world.core.alone():
+        assert world.call("DELETE", "/v1/tokens/of-a-command").status == 503
+    assert world.call("DELETE", "/v1/tokens/of-a-command").status == 404

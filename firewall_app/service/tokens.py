@@ -75,7 +75,8 @@ def revoke(core: Core, access: Access, token_id: str) -> None:
     """
     deed = core.deed or Deed()
     if token_id not in access.tokens:  # a command may just have made it
-        access.keep(every(core))
+        with core.alone():  # or what is read could be older than what another has just revoked
+            access.keep(every(core))
     if deed.authority is not None:
         deed.authority()
     if token_id in access.barred:
