@@ -95,8 +95,8 @@ _TOKEN = "/v1/tokens/{token_id}"  # noqa: S105 - a path
 
 ROUTES = (
     Route("GET", "/v1/tokens", list_tokens, 200, operators=True),
-    Route("POST", "/v1/tokens", create_token, 201, schemas.TokenBody, operators=True),
+    Route("POST", "/v1/tokens", create_token, 201, schemas.TokenBody, operators=True, settles=False),
     Route("GET", _TOKEN, get_token, 200, operators=True),
-    Route("DELETE", _TOKEN, revoke_token, 204, operators=True),
+    Route("DELETE", _TOKEN, revoke_token, 204, operators=True, settles=False),
     Route("GET", "/v1/audit", list_audit, 200, operators=True),
 )

@@ -188,15 +188,10 @@ def _path_parameter(name: str) -> Json:
 
 
 def _request_headers(route: Route) -> list[str]:
-    found = ["Prefer"] if _settles(route) else []
+    found = ["Prefer"] if route.writes and route.settles else []
     if route.writes and route.object is not None:
         found += ["If-Match", "If-None-Match"]
     return [*found, "Idempotency-Key"] if route.once else found
-
-
-def _settles(route: Route) -> bool:
-    """Whether it changes the policy, for which switches can be waited; tokens and a resync are no such change."""
-    return route.writes and not route.operators and not route.path.endswith("/resync")
 
 
 def _path_names(route: Route) -> list[str]:
@@ -209,7 +204,7 @@ def _successes(route: Route) -> list[int]:
 
 def _success(route: Route, about: Operation, known: list[tuple[Route, Operation]]) -> Json:
     headers = ["x-request-id", *about.headers, *(() if route.open else _RATE)]
-    headers += ["Preference-Applied", "X-Change-Status"] if _settles(route) else []
+    headers += ["Preference-Applied", "X-Change-Status"] if route.writes and route.settles else []
     headers += ["ETag"] if route.object is not None else []
     found: Json = {
         "description": about.summary if about.answer is None else (about.answer.__doc__ or about.summary),

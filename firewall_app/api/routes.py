@@ -80,6 +80,7 @@ class Route:
     safe: bool = False  # changes nothing, though it is no GET: viewers may
     operators: bool = False  # for operators alone
     once: bool = False  # heeds Idempotency-Key
+    settles: bool = True  # a write of it changes the policy, so that switches can be waited for
 
     @property
     def writes(self) -> bool:

@@ -287,7 +287,7 @@ ROUTES = (
     ),
     Route("GET", f"{_HYPERVISOR}/flows", list_flows, 200),
     Route("GET", f"{_HYPERVISOR}/zones", list_zones, 200),
-    Route("POST", f"{_HYPERVISOR}/resync", resync, 202),
+    Route("POST", f"{_HYPERVISOR}/resync", resync, 202, settles=False),
     Route("GET", "/v1/droplets", list_droplets, 200),
     *about(
         _the_droplet,
