@@ -1,11 +1,12 @@
 """HTTP for people: two REST interfaces over one set of use cases.
 
     app.py      one request, start to end: request id, token, route, body, answer, error
+    bodies.py   bytes of a body to JSON
     routes.py   which handler a method and a path mean
     limits.py   how often a token, and an address without one, may ask
     preconditions.py  If-Match, If-None-Match, Idempotency-Key
     cors.py     pages of other origins
-    schemas.py  bodies: JSON to values of policy/model.py, every fault with its path
+    schemas.py  JSON of a body to values of policy/model.py, every fault with its path
     v1.py       handlers of the operator's interface, and of health
     external.py handlers of external peers
     explain.py  what becomes of one packet, and why
