@@ -376,7 +376,7 @@ def certificate(common: str | None, *dns: str, other: x509.GeneralName | None = 
 @pytest.mark.parametrize(
     ("common", "dns", "ids"),
     [
-        (HV1, (), {HV1}),  # ovs-pki up to 2.12
+        (HV1, (), {HV1}),  # older ovs-pki
         (HV1, (HV1,), {HV1}),  # ovs-pki -u
         (f"{HV1} id:0b2c", (f"{HV1} id:0b2c",), set()),  # ovs-pki without -u: names of nothing
         ("hv-1", (HV1, HV2.upper(), "hv-1.example.org"), {HV1, HV2}),

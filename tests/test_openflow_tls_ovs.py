@@ -9,7 +9,9 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +175,29 @@ def test_who_is_not_registered_is_listed_and_let_in_once_it_is(site: Site) -> No
     assert site.log().count(f"hypervisor {HV[10]} from 127.0.0.1 is refused") == 1
     assert site.controller.call("PUT", f"/v1/hypervisors/{HV[10]}", {}).status == 201
     assert site.says(HV[10], 10)
+
+
+def test_the_lines_that_the_command_prints_are_all_that_it_takes(site: Site, tmp_path: Path) -> None:
+    """As they are, but for where files are and which port there is."""
+    argv = ["--directory", str(site.pki), "--hypervisor", f"{HV[12]},{HV[13]}", "--name", "192.0.2.10"]
+    with redirect_stdout(StringIO()) as told:
+        assert certificates.main(argv) == 0
+    printed = told.getvalue()
+    for option, path in tls_options(site.pki).items():
+        assert f"  {option} = {path}\n" in printed
+    lines = [line.strip() for line in printed.splitlines() if line.startswith(("  chmod ", "  ovs-vsctl "))]
+    script = "\n".join(lines).replace("/etc/openvswitch", str(tmp_path)).replace("192.0.2.10:6653", site.target[4:])
+    for name in (f"{HV[12]}.key", f"{HV[12]}.crt", "ca.crt"):
+        (tmp_path / name).write_bytes((site.pki / name).read_bytes())
+    with tempfile.TemporaryDirectory(prefix="fw-") as directory, DummyOvs(Path(directory)) as ovs:
+        for bridge in ("br0", "br1"):
+            ovs.vsctl("add-br", bridge, "--", "set", "bridge", bridge, "datapath_type=dummy")
+        done = subprocess.run(["sh", "-ec", script], env=ovs.env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        for dpid in (HV[12], HV[13]):
+            assert site.controller.call("PUT", f"/v1/hypervisors/{dpid}", {}).status == 201
+            wait_until("in step", lambda dpid=dpid: site.in_sync(dpid))
+        assert ovs.vsctl("get-fail-mode", "br1").strip() == "secure"
 
 
 # --------------------------------------------------------------------------------------------- who does not

@@ -216,8 +216,7 @@ class Listener:
     def serve_forever(self) -> None:
         eventlet.spawn_n(self._look)
         while True:
-            while self._strangers.full:
-                self._end_overdue()
+            while self._strangers.full and not self._end_overdue():
                 eventlet.sleep(0.05)
             try:
                 sock, address = self._server.accept()
@@ -271,12 +270,15 @@ class Listener:
                 LOG.exception("looking after connections failed")
             eventlet.sleep(LOOK)
 
-    def _end_overdue(self) -> None:
-        for connection in self._strangers.overdue(time.monotonic()):
+    def _end_overdue(self) -> bool:
+        """Whether there were any."""
+        overdue = self._strangers.overdue(time.monotonic())
+        for connection in overdue:
             self._strangers.leave(connection)
             if TOLD.news(connection.host, "overdue"):
                 LOG.warning("%s connected as a switch and did not say which one: disconnected", connection.host)
             _end(connection)
+        return bool(overdue)
 
     def _end_revoked(self, certificate: Certificate) -> None:
         lists = certificate.revoked()
