@@ -23,6 +23,7 @@ from ovs_dummy import DummyOvs
 
 from firewall_app import certificates
 from firewall_app.certificates import Files
+from firewall_app.openflow.listener import IDENTIFY
 from lab.controller import Controller
 from lab.system import LabError, wait_until
 
@@ -358,3 +359,12 @@ def test_a_switch_of_ovs_pki_is_let_in_and_one_that_was_revoked_is_not(site: Sit
     wait_until("it is said", lambda: f"the certificate of {HV[11]} (127.0.0.1) was revoked" in site.log())
     assert is_refused(site, context)
     both.write_bytes(alone)
+
+
+def test_who_has_said_who_it_is_keeps_its_place(site: Site) -> None:
+    """The last one, since by now most of the time is over that strangers have."""
+    since = site.hypervisor(HV[2])["connected_since"]
+    over = datetime.fromisoformat(since) + timedelta(seconds=IDENTIFY + 2)
+    wait_until("strangers would be gone", lambda: datetime.now(UTC) > over)
+    assert site.hypervisor(HV[2])["connected_since"] == since
+    assert site.in_sync(HV[2])
