@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 
 import pytest
@@ -86,12 +87,18 @@ def test_it_goes_on(controller, what):
     assert "Traceback" not in controller.log.read_text()
 
 
-def test_a_port_description_that_never_ends_ends_the_connection(tmp_path):
-    with Controller(tmp_path) as controller:
-        with speak(controller, HOSTILE["a port of length 0"]) as stranger:
-            while stranger.recv(4096):
-                pass
-        assert "is disconnected: DecodeError: a port says 0 bytes" in controller.log.read_text()
+def test_a_port_description_that_never_ends_ends_the_connection(controller):
+    with speak(controller, HOSTILE["a port of length 0"]) as stranger:
+        while stranger.recv(4096):
+            pass
+    assert "is disconnected: DecodeError: a port" in controller.log.read_text()
+
+
+def test_who_speaks_tls_to_the_port_without_it_is_told_apart(controller):
+    context = ssl.create_default_context()
+    with speak(controller, []) as stranger, pytest.raises(ssl.SSLError):
+        context.wrap_socket(stranger, server_hostname="controller")
+    assert "is disconnected: it speaks TLS, and this port does not" in controller.log.read_text()
 
 
 def test_strangers_beyond_count_are_refused_and_the_next_is_heard(tmp_path):

@@ -141,6 +141,19 @@ def test_when_there_is_no_room_the_address_with_the_most_gives_way(monkeypatch: 
     assert not strangers.full
 
 
+def test_addresses_of_ipv4_are_told_apart_on_a_socket_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "STRANGERS", 3)
+    strangers = Strangers()
+    guests = [Guest(host, 0.0) for host in ("::ffff:192.0.2.1", "::ffff:192.0.2.2", "::ffff:192.0.2.2")]
+    for guest in guests:
+        strangers.enter(guest)
+    assert strangers.overdue(listener.PATIENCE) == [guests[1]]
+    assert Strangers().overdue(1e9) == []
+    link_local = Guest("fe80::1%eth0", 0.0)
+    strangers.enter(link_local)
+    strangers.leave(link_local)
+
+
 def test_connections_that_say_nothing_end_and_those_that_are_known_stay(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -27,7 +27,10 @@ class Identity:
     def of(cls, der: bytes) -> Identity:
         """Raises ValueError for a certificate that cannot be read."""
         certificate = x509.load_der_x509_certificate(der)
-        return cls(certificate, _names(certificate))
+        try:
+            return cls(certificate, _names(certificate))
+        except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+            raise ValueError(str(error)) from None
 
     @property
     def datapaths(self) -> frozenset[str]:

@@ -13,7 +13,7 @@ import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 import eventlet
@@ -171,8 +171,8 @@ def _site(host: str) -> str:
     """Whom an address belongs to: of IPv6 a /64."""
     if ":" not in host:
         return host
-    address = ip_address(host.partition("%")[0])
-    return str(ip_network((address, 64), strict=False))
+    address = IPv6Address(host.partition("%")[0])
+    return str(address.ipv4_mapped or IPv6Network((address, 64), strict=False))
 
 
 class Listener:
