@@ -40,6 +40,9 @@ HTTPS = Use("HTTPS", "tls_certificate", "tls_key", protocols=("http/1.1",))
 OPENFLOW = Use("OpenFlow", "ctl_cert", "ctl_privkey", "ca_certs")
 
 
+EXPIRES: dict[str, datetime] = {}  # what is in force, by its option: when the first part of it expires
+
+
 class Certificate:
     """A certificate and its key, in PEM; the certificate's file may hold those of intermediate authorities as well.
 
@@ -51,7 +54,7 @@ class Certificate:
         self._files = certificate, key, authorities
         self._use = use
         self._seen = self._stamp()
-        self._context = load(certificate, key, authorities, use)
+        self._context = self._load()
 
     @property
     def context(self) -> ssl.SSLContext:
@@ -60,12 +63,22 @@ class Certificate:
         if stamp != self._seen:
             self._seen = stamp
             try:
-                self._context = load(*self._files, self._use)
+                self._context = self._load()
             except CertificateError as error:
                 LOG.error("the renewed certificate is not used, the former one still is: %s", error)
             else:
                 LOG.info("%s has a new certificate from %s", self._use.name, ", ".join(filter(None, self._files)))
         return self._context
+
+    def _load(self) -> ssl.SSLContext:
+        certificate, key, authorities = self._files
+        context = load(certificate, key, authorities, self._use)
+        EXPIRES[self._use.certificate] = _certificates(self._use.certificate, certificate)[0].not_valid_after_utc
+        if authorities:
+            ends = [each.not_valid_after_utc for each in _certificates(self._use.authorities, authorities)]
+            ends += [each.next_update_utc for each in self.revoked() if each.next_update_utc is not None]
+            EXPIRES[self._use.authorities] = min(ends)
+        return context
 
     def revoked(self) -> tuple[x509.CertificateRevocationList, ...]:
         """What the authorities' file says of revoked certificates."""

@@ -20,6 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from eventlet.green import ssl
 from oslo_config import cfg
 
+from firewall_app import tls
 from firewall_app.certificates import Pair, make, new_authority
 from firewall_app.openflow import listener
 from firewall_app.openflow.identity import Identity
@@ -331,10 +332,14 @@ def test_a_list_of_revoked_certificates_that_has_expired_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make(tmp_path, [LOCAL], 30, False, NOW, [[HV1]])
-    revoke(tmp_path / "switchca.crt", files(tmp_path, "switchca"), days=-1)
     paths = options(tmp_path)
-    Certificate(paths["certfile"], paths["keyfile"], paths["ca_certs"], OPENFLOW)
+    certificate = Certificate(paths["certfile"], paths["keyfile"], paths["ca_certs"], OPENFLOW)
+    assert tls.EXPIRES["ctl_cert"] == files(tmp_path, "controller").certificate.not_valid_after_utc
+    assert tls.EXPIRES["ca_certs"] == files(tmp_path, "switchca").certificate.not_valid_after_utc
+    revoke(tmp_path / "switchca.crt", files(tmp_path, "switchca"), days=-1)
+    assert certificate.context.verify_flags & ssl.VERIFY_CRL_CHECK_LEAF
     assert "has expired on" in caplog.text
+    assert tls.EXPIRES["ca_certs"] == NOW - timedelta(days=1)
 
 
 @pytest.mark.parametrize(

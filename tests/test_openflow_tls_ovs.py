@@ -229,6 +229,13 @@ def is_refused(site: Site, context: ssl.SSLContext) -> bool:
         return True
 
 
+def stranger_to_us(site: Site) -> ssl.SSLContext:
+    """A switch whose `ca.crt` is another's."""
+    made = ssl.create_default_context(cafile=str(site.pki / "switchca.crt"))
+    made.load_cert_chain(site.pki / f"{HV[9]}.crt", site.pki / f"{HV[9]}.key")
+    return made
+
+
 CLIENT, SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
 REFUSED: dict[str, tuple[Callable[[Site], ssl.SSLContext], str]] = {
     "no certificate": (lambda site: site.context(None), "it shows no certificate"),
@@ -236,6 +243,7 @@ REFUSED: dict[str, tuple[Callable[[Site], ssl.SSLContext], str]] = {
     "one of the controller's authority": (lambda site: made(site, "ca", CLIENT, 0, 9), "unable to get local issuer"),
     "one that has expired": (lambda site: made(site, "switchca", CLIENT, -9, 8), "certificate has expired"),
     "one of tomorrow": (lambda site: made(site, "switchca", CLIENT, 1, 8), "certificate is not yet valid"),
+    "a wrong idea of the controller": (stranger_to_us, "it does not believe our certificate"),
     "one for servers": (lambda site: made(site, "switchca", SERVER, 0, 9), "certificate purpose"),
 }
 

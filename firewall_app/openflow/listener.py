@@ -36,6 +36,7 @@ _HINTS = {
     "WRONG_VERSION_NUMBER": "it speaks no TLS (`tcp:` for `ssl:`?)",
     "HTTP_REQUEST": "it speaks HTTP",
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it shows no certificate",
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not believe our certificate",
     "UNEXPECTED_EOF_WHILE_READING": "it went away",
 }
 
