@@ -110,6 +110,8 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         try:
             self.settings = settings = read(cfg.CONF)
             store = Store.open(settings.database)
+            if store.is_new:
+                LOG.warning("there was no store in %s: a new, empty one was made", _without_password(settings))
             policy, revision = store.load()
             access = _access(store, settings)
         except (StoreError, ConfigError) as error:

@@ -11,7 +11,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -44,12 +44,19 @@ _MIGRATION_LOCK = 0x636C6F7564_6677
 class Database:
     """An open database with tables as this program knows them."""
 
-    def __init__(self, url: str, as_it_is: bool = False) -> None:
-        """Opens, creates or upgrades; with `as_it_is` opens only what needs neither.  Raises StoreError."""
+    def __init__(
+        self, url: str | URL, as_it_is: bool = False, before: Callable[[Connection], None] | None = None
+    ) -> None:
+        """Opens, creates or upgrades; with `as_it_is` opens only what needs neither.  Raises StoreError.
+
+        `before` is called before anything is created or upgraded, and may raise StoreError.
+        """
         self.url = _parsed(url)
         self.name = self.url.render_as_string(hide_password=True)
         self.path: Path | None = None  # of a SQLite file
         self._files: _Files | None = None  # those of SQLite that are in use
+        self.is_new = False  # whether its tables were made when it was opened
+        self._opened: tuple[int, int] | None = None  # the file of the connection
         self._unseen = True  # whether the connection is a new one, and nobody has looked at what is there
         if self.url.get_backend_name() == "sqlite":
             self._engine = self._sqlite(as_it_is)
@@ -59,12 +66,19 @@ class Database:
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
         event.listen(self._engine, "connect", self._connected)
         self._creates = self._upgrades = not as_it_is
+        self._before = before
         try:
-            with self.writing("open"):
+            with self.reading("open") if as_it_is else self.writing("open"):
                 pass
         except BaseException:
             self.close()
             raise
+
+    @staticmethod
+    def file_of(url: str) -> Path | None:
+        """Where a SQLite database is; None for others."""
+        parsed = _parsed(url)
+        return Path(parsed.database or "").absolute() if parsed.get_backend_name() == "sqlite" else None
 
     @contextmanager
     def reading(self, what: str) -> Iterator[Connection]:
@@ -99,10 +113,15 @@ class Database:
         with connection.begin():
             if connection.dialect.name == "sqlite":
                 _check_pages(connection)
-            _upgrade(connection, self.name, self._creates, self._upgrades)
-        self._creates = self._unseen = False
+            if self._before is not None:
+                self._before(connection)
+            self.is_new |= _upgrade(connection, self.name, self._creates, self._upgrades)
         if self.path is not None:
-            self._files = _Files.of(self.path)
+            files = _Files.of(self.path)
+            if files.database != self._opened:
+                raise StoreError(f"{self.path} was replaced while it was opened")
+            self._files = files
+        self._creates = self._unseen = False
 
     def _find_again(self) -> None:
         """SQLite goes on with files that were deleted or replaced: what it writes would be lost at the next start."""
@@ -133,9 +152,14 @@ class Database:
             if not as_it_is:
                 _make_private(self.path)
             name = f"{self.path.as_uri()}?mode=rw"  # never creates it
+
+        def connect() -> sqlite3.Connection:
+            self._opened = _inode(self.path) if self.path is not None else None
+            return sqlite3.connect(name, BUSY_SECONDS, check_same_thread=False, uri=True)
+
         engine = create_engine(
             self.url,
-            creator=lambda: sqlite3.connect(name, BUSY_SECONDS, check_same_thread=False, uri=True),
+            creator=connect,
             hide_parameters=True,  # errors are logged, and what people store is not for logs
             poolclass=StaticPool,
         )
@@ -175,6 +199,11 @@ class Database:
         return engine
 
 
+def beside(path: Path) -> tuple[Path, Path]:
+    """SQLite's write-ahead log of a database, and the index of that."""
+    return path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+
+
 @dataclass(frozen=True)
 class _Files:
     """Which files SQLite has open, by device and inode; None: there is none."""
@@ -185,15 +214,14 @@ class _Files:
 
     @classmethod
     def of(cls, path: Path) -> _Files:
-        return cls(*(_inode(path.with_name(path.name + suffix)) for suffix in ("", "-wal", "-shm")))
+        return cls(*map(_inode, (path, *beside(path))))
 
     def leave(self, path: Path) -> None:
         """Parts the database that stands at `path` now from what the former one left there.
 
         SQLite would take the former one's log for the new one's, and write it over it.
         """
-        found = _Files.of(path)
-        log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+        found, (log, index) = _Files.of(path), beside(path)
         if found.log is not None and found.log == self.log:
             aside = log.with_name(f"{log.name}.{time.strftime('%Y%m%dT%H%M%S')}")
             log.rename(aside)
@@ -214,7 +242,7 @@ def told(what: str) -> Iterator[None]:
         raise StoreError(f"{what}: {error}") from error
 
 
-def _parsed(text: str) -> URL:
+def _parsed(text: str | URL) -> URL:
     try:
         url = make_url(text)
     except ArgumentError:
@@ -290,8 +318,11 @@ def _check_pages(connection: Connection) -> None:
                 raise StoreError(f"table {table.name} is damaged: {said}")
 
 
-def _upgrade(connection: Connection, name: str, creates: bool, upgrades: bool) -> None:
-    """Runs the migrations that are missing; refuses a database that a newer program has written, or nobody."""
+def _upgrade(connection: Connection, name: str, creates: bool, upgrades: bool) -> bool:
+    """Runs the migrations that are missing; refuses a database that a newer program has written, or nobody.
+
+    Returns whether it was empty.
+    """
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
     config = Config()
@@ -309,17 +340,16 @@ def _upgrade(connection: Connection, name: str, creates: bool, upgrades: bool) -
             "written it. Run that program, or restore a backup from before its upgrade"
         )
     if found == (newest,):
-        return
+        return False
     if not upgrades:
         raise StoreError(f"{name} has schema version {', '.join(found)}, this program {newest}: an older one wrote it")
-    if not found:
-        LOG.warning("there was no store in %s: a new, empty one is made", name)
     config.attributes["connection"] = connection
     if connection.dialect.name == "postgresql":
         _driver(connection).patience = None  # moving many rows may take long
     command.upgrade(config, "head")
     if connection.dialect.name == "postgresql":
         del _driver(connection).patience
+    return not found
 
 
 def _driver(connection: Connection) -> Any:

@@ -45,6 +45,7 @@ class Store:
         """`reader` is the same database once more, for long readings, so that they hold up nothing."""
         self._database = database
         self._reader = reader
+        self.is_new = database.is_new  # whether there was none before it was opened
 
     @classmethod
     def open(cls, url: str) -> Store:
@@ -78,13 +79,7 @@ class Store:
     def load(self) -> tuple[Policy, int]:
         """The policy, and the revision that it is of."""
         with self._database.reading("load") as connection:
-            numbers = _numbers(connection)
-            entities = _entities(connection, numbers["rule"])
-        draft = Policy().edit()
-        draft.counters = Counters(numbers["rule"], numbers["slot"])
-        for entity in entities:
-            draft.put(entity)
-        return draft.done(), numbers["revision"]
+            return loaded(connection)
 
     def commit(self, changes: Iterable[Change], counters: Counters, expected: int, note: Note | None = None) -> int:
         """Keeps the changes and counters of a draft that was made from revision `expected`; gives the new revision.
@@ -170,6 +165,16 @@ class Store:
             )
             if entry is not None:
                 journal.record(connection, entry)
+
+
+def loaded(connection: Connection) -> tuple[Policy, int]:
+    """`Store.load`, inside a transaction that others open."""
+    numbers = _numbers(connection)
+    draft = Policy().edit()
+    draft.counters = Counters(numbers["rule"], numbers["slot"])
+    for entity in _entities(connection, numbers["rule"]):
+        draft.put(entity)
+    return draft.done(), numbers["revision"]
 
 
 def _numbers(connection: Connection, hold: bool = False) -> dict[str, int]:
