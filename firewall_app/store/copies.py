@@ -234,9 +234,10 @@ def _restore_file(target: Path, file: Path, replace: bool, entry: Entry) -> tupl
             except OSError:
                 raise StoreError(f"{target} is in use: stop the controller; switches keep their flows") from None
             aside.hardlink_to(target)
-            for left, kept in zip(beside(target), beside(aside), strict=True):
-                if left.exists():
-                    left.rename(kept)
+            log, index = beside(target)
+            if log.exists():
+                log.rename(beside(aside)[0])
+            index.unlink(missing_ok=True)
             _place(part, target)
     return found, aside
 
