@@ -20,6 +20,7 @@ from test_store import assert_same, one_of_each, put, raw
 from test_store_faults import add, droplets
 
 from firewall_app.backup import main
+from firewall_app.history import History
 from firewall_app.policy.model import Droplet
 from firewall_app.policy.policy import Policy
 from firewall_app.records import Entry, Key, Note, Outcome, Token
@@ -57,15 +58,15 @@ def line(number: int) -> Entry:
     return Entry(NOW, f"r{number}", "", "ops", "operator", None, "::1", "PUT", "/x", Outcome.DONE)
 
 
-def filled(url: str) -> tuple[Policy, int]:
+def filled(url: str) -> tuple[Policy, History]:
     """A store with something of everything; the newest line of its audit log was deleted."""
     with closing(Store.open(url)) as store:
         put(store, *one_of_each())
-        policy, revision = store.load()
+        policy, history = store.load()
         draft = policy.edit()
         draft.put(Droplet(77))
         note = Note(line(1), Key("ops", "k1", "f", NOW), "77")
-        store.commit(draft.changes, draft.counters, revision, note)
+        store.commit(draft.changes, draft.counters, history.point, note)
         store.add_token(Token("t1", "h1", "operator", None, "first", NOW), line(2))
         store.add_token(Token("t2", "h2", "tenant", "acme", "", NOW, revoked_at=NOW), line(3))
         found = store.load()
@@ -88,7 +89,7 @@ def test_everything_is_in_a_backup_and_comes_back_whole(
     fresh: Fresh, source: str, kind: str, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url, target = fresh(source), fresh(kind)
-    policy, revision = filled(url)
+    policy, history = filled(url)
     assert main(["create", "--database", url, str(file)]) == 0
     with closing(Store.open(url)) as store:
         lines, tokens = store.entries({}, 0, 9), store.tokens()
@@ -97,22 +98,22 @@ def test_everything_is_in_a_backup_and_comes_back_whole(
     assert [found.name for found in file.parent.iterdir() if found.name.startswith((".", "a."))] == ["a.backup"]
     before = file.read_bytes()
     assert main(["check", str(file)]) == 0
-    assert f"revision {revision} of" in capsys.readouterr().out
+    assert f"revision {history.revision} of" in capsys.readouterr().out
     assert main(["restore", "--database", target, str(file)]) == 0
-    assert f"changed after revision {revision}" in capsys.readouterr().out
+    assert f"changed after revision {history.revision}" in capsys.readouterr().out
     assert file.read_bytes() == before
     with closing(Store.open(target)) as store:
         assert not store.is_new
         found = store.load()
         assert_same(found[0], policy)
-        assert (found[1], found[0].counters) == (revision, policy.counters)
+        assert (found[1], found[0].counters) == (history, policy.counters)
         assert store.tokens() == tokens
         assert store.made_with(Key("ops", "k1", "f", NOW)) == ("f", "77")
         (restored, *others), total = store.entries({}, 0, 9)
         assert (others, total) == (lines[0], lines[1] + 1)
         assert restored.path == "backup restore a.backup"
         assert restored.number == 4, "the number of a line that was deleted is not given again"
-        assert put(store, Droplet(79))[1] == revision + 1
+        assert put(store, Droplet(79))[1].revision == history.revision + 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -123,14 +124,15 @@ def test_a_backup_beside_a_writer_is_of_one_moment(fresh: Fresh, kind: str, file
 
     def write() -> None:
         with closing(Store.open(url)) as store:
-            policy, revision = store.load()
+            policy, history = store.load()
+            point = history.point
             while not enough.is_set():
                 draft = policy.edit()
-                draft.put(Droplet(revision + 1))
-                if revision:
-                    draft.drop(policy.droplets[revision])
+                draft.put(Droplet(point.revision + 1))
+                if point.revision:
+                    draft.drop(policy.droplets[point.revision])
                 changes, counters = draft.changes, draft.counters
-                policy, revision = draft.done(), store.commit(changes, counters, revision)
+                policy, point = draft.done(), store.commit(changes, counters, point)
                 written.set()
 
     writer = threading.Thread(target=write)
@@ -143,7 +145,7 @@ def test_a_backup_beside_a_writer_is_of_one_moment(fresh: Fresh, kind: str, file
             target = f"sqlite:///{file.parent}/target{number}.db"
             assert main(["restore", "--database", target, str(copy)]) == 0
             with closing(Store.open(target)) as store:
-                assert droplets(store) == [store.newest()]
+                assert droplets(store) == [store.newest().revision]
     finally:
         enough.set()
         writer.join()
@@ -170,7 +172,7 @@ def test_a_store_that_holds_something_is_replaced_only_when_told_and_kept(
         assert droplets(store) == [1, 2]
     assert main(["restore", "--replace", "--database", url, str(file)]) == 0
     with closing(Store.open(url)) as store:
-        assert (droplets(store), store.newest()) == ([1], 1)
+        assert (droplets(store), store.newest().revision) == ([1], 1)
     (aside,) = file.parent.glob("*before-*")
     assert str(aside) in capsys.readouterr().out
     kept = f"sqlite:///{aside}"

@@ -137,9 +137,9 @@ def add(core: Core, number: int) -> bool:
 
 
 def agree(core: Core, direct: Store) -> None:
-    policy, revision = direct.load()
+    policy, history = direct.load()
     assert_same(core.policy, policy)
-    assert core.revision == revision
+    assert core.history == history
 
 
 def test_a_commit_that_is_cut_at_any_message_is_kept_whole_or_not_at_all(

@@ -18,11 +18,12 @@ from firewall_app.store import Store
 
 
 def add(store: Store, *numbers: int) -> int:
-    policy, revision = store.load()
+    """Adds droplets; gives the revision."""
+    policy, history = store.load()
     draft = policy.edit()
     for number in numbers:
         draft.put(Droplet(number))
-    return store.commit(draft.changes, draft.counters, revision)
+    return store.commit(draft.changes, draft.counters, history.point).revision
 
 
 def droplets(store: Store) -> list[int]:

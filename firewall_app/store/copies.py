@@ -175,10 +175,10 @@ def _unpack(file: Path, path: Path) -> Summary:
         shutil.copyfile(file, path)
         made_at, source = _verified(file, path)
         with closing(Database(_url(path))) as database, database.reading("check") as connection:
-            _, revision = loaded(connection)
+            _, history = loaded(connection)
             for row in connection.execute(select(schema.tokens)).mappings():
                 codec.token(row)
-            return Summary(source, made_at, revision, _rows(connection))
+            return Summary(source, made_at, history.revision, _rows(connection))
 
 
 def _verified(file: Path, path: Path) -> tuple[str, str]:
@@ -206,7 +206,8 @@ def _digest(plain: sqlite3.Connection) -> str:
 
 
 def _rows(connection: Connection) -> dict[str, int]:
-    tables = (table for table in schema.metadata.sorted_tables if table is not schema.counters)
+    always = (schema.counters, schema.timelines)  # which an empty store has, too
+    tables = (table for table in schema.metadata.sorted_tables if table not in always)
     return {table.name: connection.execute(select(func.count()).select_from(table)).scalar_one() for table in tables}
 
 
