@@ -139,7 +139,7 @@ def test_a_backup_beside_a_writer_is_of_one_moment(fresh: Fresh, kind: str, file
     writer.start()
     try:
         assert written.wait(30)
-        for number in range(3):
+        for number in range(2):
             copy = file.with_name(f"{number}.backup")
             assert main(["create", "--database", url, str(copy)]) == 0
             target = f"sqlite:///{file.parent}/target{number}.db"

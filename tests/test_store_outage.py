@@ -71,11 +71,17 @@ class Cloud:
         found = self.call("GET", f"/v1/hypervisors/{self.live.dpid}").json
         return bool(found["connected"]) and found["sync"]["state"] == "in_sync"
 
-    def reconnect(self) -> None:
+    def fenced(self) -> bool:
+        return f"hypervisor {self.live.dpid}: fenced" in self.call("GET", "/readyz").json.get("problems", [])
+
+    def connected(self) -> bool:
+        return bool(self.call("GET", f"/v1/hypervisors/{self.live.dpid}").json["connected"])
+
+    def reconnect(self, until: Callable[[], bool] | None = None) -> None:
         self.live.stop()
-        wait_until("it to be gone", lambda: not self.in_sync(), 30)
+        wait_until("it to be gone", lambda: not self.connected(), 30)
         self.live = self.connect()
-        wait_until("it to be in sync", self.in_sync, 30)
+        wait_until("it to be back", until or self.in_sync, 30)
 
     def revision(self) -> str:
         lines = self.call("GET", "/metrics").json.splitlines()
@@ -108,11 +114,11 @@ class Cloud:
 
 @pytest.fixture(scope="module")
 def cloud() -> Iterator[Cloud]:
-    """Its store is on a disk of its own, of two megabytes."""
+    """Its store is on a disk of its own, of four megabytes."""
     if os.geteuid() != 0:
         pytest.fail("only root may mount a disk")
     folder = Path(tempfile.mkdtemp(prefix="fw-"))
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", folder], check=True)
     try:
         directory = Path(tempfile.mkdtemp(prefix="fw-"))
         made = Cloud(directory, f"sqlite:///{folder}/firewall.db")
@@ -218,6 +224,72 @@ def test_T174_a_store_that_was_damaged_in_use_is_restored_without_a_restart(clou
     cloud.suffers(damaged(), 200)
 
 
+def stays_as_it_is_until_confirmed(cloud: Cloud, sent: tuple[int, int]) -> None:
+    """The switch follows a policy that the store does not know: it is sent nothing, whatever is asked for."""
+    live = cloud.live
+    found = cloud.call("GET", f"/v1/hypervisors/{live.dpid}").json["sync"]
+    assert (found["state"], bool(found["error"])) == ("failed", True)
+    assert cloud.call("POST", f"/v1/hypervisors/{live.dpid}/resync").status in (200, 202, 204)
+    cloud.reconnect(cloud.fenced)
+    assert "fence" in cloud.controller.log.read_text()
+    assert (cloud.live.switch.adds, cloud.live.switch.commits) == sent
+    (fence,) = cloud.call("GET", "/v1/fences").json["fences"]
+    path = f"/v1/fences/{fence['timeline']}/confirm"
+    assert cloud.call("POST", path, {"revision": fence["revision"]}).status == 200
+    wait_until("it to follow", cloud.in_sync, 30)
+    assert cloud.live.switch.commits > sent[1]
+    wait_until("it to be ready", lambda: cloud.call("GET", "/readyz").status == 200, 30)
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["while it runs", "while it is stopped"])
+def test_T173_a_restored_backup_narrows_nothing_until_an_operator_confirms(
+    cloud: Cloud, tmp_path: Path, running: bool
+) -> None:
+    backup, path = tmp_path / "a.backup", path_of(cloud)
+    assert cloud.change(400).status == 200
+    assert main(["create", "--database", cloud.controller.database, str(backup)]) == 0
+    assert cloud.change(401).status == 200
+    flows, sent = dict(cloud.live.switch.flows), (cloud.live.switch.adds, cloud.live.switch.commits)
+    if running:
+        away = path.with_name("away")
+        away.mkdir()
+        for part in path.parent.glob(f"{path.name}*"):
+            part.rename(away / part.name)
+        assert main(["restore", "--database", cloud.controller.database, str(backup)]) == 0
+    else:
+        cloud.controller.stop()
+        assert main(["restore", "--replace", "--database", cloud.controller.database, str(backup)]) == 0
+        cloud.controller.start()
+        cloud.live.stop()
+        cloud.live = cloud.connect()
+    wait_until("the fence to be met", cloud.fenced, 30)
+    assert cloud.rules() == [rule(400)], "reads are of the store that was restored"
+    assert cloud.change(402).headers["x-change-status"] == "failed", "kept, but not in force"
+    assert cloud.live.switch.flows == flows
+    stays_as_it_is_until_confirmed(cloud, sent)
+    assert cloud.change(403).json["firewall"]["status"] == "succeeded"
+
+
+def test_T173_a_store_that_was_lost_deletes_nothing(cloud: Cloud) -> None:
+    """The last one of this disk: a new, empty store is made, and says so."""
+    flows, sent = dict(cloud.live.switch.flows), (cloud.live.switch.adds, cloud.live.switch.commits)
+    assert len(flows) > 20
+    cloud.controller.kill()
+    for part in path_of(cloud).parent.glob("firewall.db*"):
+        part.unlink()
+    cloud.controller.start()
+    assert "there was no store in" in cloud.controller.log.read_text()
+    cloud.live.stop()
+    cloud.live = cloud.connect()
+    wait_until("the fence to be met", lambda: cloud.call("GET", "/v1/fences").json["fences"], 30)
+    assert cloud.live.switch.flows == flows
+    assert cloud.call("PUT", f"/v1/hypervisors/{cloud.live.dpid}", {"name": "hv"}).status == 201
+    wait_until("it to be told", cloud.fenced, 30)
+    assert cloud.live.switch.flows == flows
+    stays_as_it_is_until_confirmed(cloud, sent)
+    assert len(cloud.live.switch.flows) < len(flows)
+
+
 # --------------------------------------------------------------------------------------------- PostgreSQL
 
 
@@ -232,10 +304,7 @@ def served(postgresql: Server, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @contextmanager
 def killed(server: Server) -> Iterator[None]:
-    number = int((server.folder / "data" / "postmaster.pid").read_text().split()[0])
-    children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
-    os.kill(number, signal.SIGKILL)
-    wait_until("all of it to be gone", lambda: not any(Path("/proc", child).exists() for child in children), 30)
+    server.kill()
     try:
         yield
     finally:
