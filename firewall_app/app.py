@@ -113,6 +113,8 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             self.settings = settings = read(cfg.CONF)
             self._tls = uses_tls(cfg.CONF)
             store = Store.open(settings.database)
+            if store.is_new:
+                LOG.warning("there was no store in %s: a new, empty one was made", _without_password(settings))
             policy, history = store.load()
             access = _access(store, settings)
         except (StoreError, ConfigError, CertificateError) as error:
