@@ -14,6 +14,7 @@ from typing import Any
 
 from oslo_config import cfg
 
+from . import logs
 from .policy.model import DEFAULT_ACCOUNT, MOST_CONNECTIONS
 
 
@@ -119,6 +120,9 @@ class Settings:
     metrics: str = _option(
         "token", "who may read /metrics: token (an operator's or a viewer's), open (everybody), off (nobody: 404)"
     )
+    log_format: str = _option(
+        "text", "how lines of the log look: text, or json, an object a line. Ryu's options say where they go"
+    )
     default_account: str = _option(DEFAULT_ACCOUNT, "the account of what is registered without one")
 
 
@@ -150,6 +154,8 @@ def read(conf: cfg.ConfigOpts) -> Settings:
             raise cfg.Error(f"cors_origins has {origin!r}; it must be an origin as https://panel.example.com, or *")
     if values["metrics"] not in METRICS:
         raise cfg.Error(f"metrics is {values['metrics']!r}; it must be one of {', '.join(METRICS)}")
+    if values["log_format"] not in logs.FORMATS:
+        raise cfg.Error(f"log_format is {values['log_format']!r}; it must be one of {', '.join(logs.FORMATS)}")
     if bool(values["tls_certificate"]) != bool(values["tls_key"]):
         given, lacks = ("tls_certificate", "tls_key") if values["tls_certificate"] else ("tls_key", "tls_certificate")
         raise cfg.Error(f"{given} is set and {lacks} is not: HTTPS needs both")

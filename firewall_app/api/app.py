@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, quote
 
 from webob import Response
 
+from .. import logs
 from ..policy.errors import Invalid, SwitchError
 from ..records import Entry, Outcome
 from ..service.access import Access, Caller, Role, account
@@ -43,7 +44,7 @@ from .metrics import Metrics
 from .routes import Call, Route, Routes
 from .waits import Waits
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 
 LONGEST_WAIT = 60  # seconds that a client may ask us to wait for switches
 MOST_QUERY_KEYS = 50
@@ -186,8 +187,8 @@ class _Application:
         if caller is None:
             left = self._attempts.add(request.address, now)
             LOG.warning(
-                "%s from %s: no valid token for %s %r%s", request.id, request.address, request.method, request.path,
-                "" if left else "; more of them are not logged for a minute",
+                "no valid token", request=request.id, method=request.method, path=request.path, address=request.address,
+                note=None if left else "more of them are not logged for a minute",
             )  # fmt: skip
             raise Unauthenticated("a valid token is needed: Authorization: Bearer <token>")
         request.caller, request.secret = caller, secret.strip()
@@ -240,8 +241,11 @@ def _log(request: _Request, response: Response) -> None:
         level = logging.DEBUG
     if LOG.isEnabledFor(level):
         caller = request.caller
-        who = (caller.note or caller.token or caller.role.value) if caller is not None else "-"
-        LOG.log(level, "%s %s %r by %r: %d", request.id, request.method, request.path, who, response.status_code)
+        who = (caller.note or caller.token or caller.role.value) if caller is not None else None
+        LOG.log(
+            level, "answered", request=request.id, method=request.method, path=request.path, status=code, actor=who,
+            account=caller.account if caller is not None else None, address=request.address,
+        )  # fmt: skip
 
 
 # ---- who may
@@ -330,7 +334,7 @@ def _fault(error: Exception, request: _Request) -> Response:
     code, _ = errors.status(error)
     compatible, deletes = path.startswith("/v2/"), method == "DELETE"
     if code >= 500 and not isinstance(error, SwitchError):
-        LOG.error("%s %s %r failed", request_id, method, path, exc_info=error)
+        LOG.error("request failed", request=request_id, method=method, path=path, error=error, exc_info=error)
     found = errors.body(error, request_id, compatible, deletes)
     if code == 400 and method == "POST" and path.rstrip("/") == "/v2/tags":
         # The public API has a shape of its own for this one case.

@@ -5,7 +5,6 @@ Knows no sockets and nothing of eventlet.  What cannot be used is told with the 
 
 from __future__ import annotations
 
-import logging
 import os
 import ssl
 from datetime import UTC, datetime
@@ -14,7 +13,9 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-LOG = logging.getLogger(__name__)
+from .. import logs
+
+LOG = logs.get(__name__)
 
 
 class CertificateError(Exception):
@@ -39,9 +40,9 @@ class Certificate:
             try:
                 self._context = load(*self._files)
             except CertificateError as error:
-                LOG.error("the renewed certificate is not used, the former one still is: %s", error)
+                LOG.error("the renewed certificate is not used, the former one still is", error=error)
             else:
-                LOG.info("HTTPS has a new certificate from %s", self._files[0])
+                LOG.info("HTTPS has a new certificate", file=self._files[0])
         return self._context
 
     def _stamp(self) -> tuple[object, ...]:

@@ -6,7 +6,6 @@ Ryu is unmaintained; everything that we change in it is here.  (That it starts a
 from __future__ import annotations
 
 import errno
-import logging
 import socket
 import ssl as _stdlib_ssl
 from collections.abc import Callable
@@ -20,9 +19,10 @@ from ryu.controller.handler import DEAD_DISPATCHER
 from ryu.lib import hub, ip
 from ryu.ofproto import ofproto_parser
 
+from .. import logs
 from . import wire
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 _MAIN = eventlet.getcurrent()  # who waits for Ryu's services; this module is imported there
 BACKLOG = 4096  # switches that may wait to be accepted: a thousand hypervisors come back at once after an outage
 HANDSHAKE_TIMEOUT = 10.0  # seconds
@@ -37,6 +37,9 @@ HELLO, ECHO_REQUEST, ECHO_REPLY, FEATURES_REPLY, MULTIPART = 0, 2, 3, 6, 19
 def end(reason: BaseException) -> None:
     """Ends Ryu's main with an exception of it; Ryu closes its applications on the way out."""
     eventlet.kill(_MAIN, reason)
+
+
+LISTENERS: list[Listener] = []  # that listen
 
 
 class Listener:
@@ -65,7 +68,13 @@ class Listener:
             raise hub.TaskExit from None
         self._handle = handle
         self._context = _context(tls) if tls else None
-        LOG.info("listening for switches on %s port %d", *self._server.getsockname()[:2])
+        LISTENERS.append(self)
+        where = self._server.getsockname()
+        LOG.info("listening for switches", host=where[0], port=where[1], tls=self._context is not None)
+
+    def close(self) -> None:
+        """Nobody new is let in."""
+        self._server.close()
 
     def serve_forever(self) -> None:
         while True:
@@ -74,7 +83,7 @@ class Listener:
             except OSError as error:
                 if error.errno not in _RETRY_ACCEPT:
                     raise
-                LOG.error("cannot accept a switch: %s", error)
+                LOG.error("a switch cannot be accepted", error=error)
                 eventlet.sleep(0.5)
                 continue
             eventlet.spawn_n(self._serve, sock, address)
@@ -85,7 +94,7 @@ class Listener:
                 sock.settimeout(HANDSHAKE_TIMEOUT)
                 sock = self._context.wrap_socket(sock, server_side=True)
             except (OSError, eventlet.Timeout) as error:
-                LOG.warning("TLS handshake with %s failed: %s", address[0], error)
+                LOG.warning("TLS handshake failed", address=address[0], error=error)
                 sock.close()
                 return
         self._handle(sock, address)
@@ -131,7 +140,7 @@ def _receive(original: Callable[..., Any]) -> Callable[..., Any]:
             problem = "a message that does not belong to a handshake, or is malformed"
         except Exception as error:  # noqa: BLE001,RUF100 - whatever a stranger sends ends the stranger's connection
             problem = f"{type(error).__name__}: {error}"
-        LOG.warning("a switch at %s is disconnected: %s", datapath.address[0], problem)
+        LOG.warning("a switch is disconnected", address=datapath.address[0], error=problem)
         # Not here: this is the thread that reads, and closing may have to wait.
         eventlet.spawn_n(datapath.close)
         return None

@@ -6,7 +6,6 @@ that a switch that does not read holds up nobody but itself.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,12 +17,13 @@ from eventlet.event import Event
 from eventlet.queue import Empty, Full, LightQueue
 from eventlet.semaphore import Semaphore
 
+from .. import logs
 from ..policy.errors import Unreachable
 from ..progress import SwitchReport, Wanted
 from . import wire
 from .session import Moment, Session
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 T = TypeVar("T")
 INBOX = 4096  # events that may wait; a switch that floods is then read no faster than we work
 TICK = 1.0  # seconds between two looks at the clock
@@ -116,13 +116,13 @@ class Link:
                     report = self._session.report
                     self._owner.reported(self.dpid, self, report)
                 for line in self._session.changes:
-                    LOG.info("hypervisor %s: %s", self.dpid, line)
+                    LOG.info(line, dpid=self.dpid)
                 self._session.changes.clear()
                 self._send(self._handle())
             if self._session.dead is not None:
-                LOG.warning("hypervisor %s: disconnecting: %s", self.dpid, self._session.dead)
+                LOG.warning("hypervisor disconnected", dpid=self.dpid, error=self._session.dead)
         except Exception:
-            LOG.exception("hypervisor %s: disconnecting after an internal error", self.dpid)
+            LOG.exception("hypervisor disconnected after an internal error", dpid=self.dpid)
         finally:
             self.close()
             self._readers += self._new_readers
