@@ -25,6 +25,7 @@ from . import logs, systemd
 LOG = logs.get(__name__)
 END_SECONDS = 4.7  # after a signal the process is gone, whatever holds it
 LAST_WORDS = 0.2  # seconds for the log to take the line that says what did
+NAMED_CALLS = 10  # in that line
 STATUS_SECONDS = 5.0  # between two lines of `systemctl status`
 _STORED = ("sqlalchemy", "psycopg")  # at their lower levels they log what people store
 _CHATTY = ("alembic", "ryu.base.app_manager")
@@ -150,8 +151,9 @@ class End:
         _os._exit(1)
 
     def _say_what_holds(self) -> None:
-        frames = {"loop": sys._current_frames()[_threading.main_thread().ident], "step": self._green.gr_frame}
-        where = "".join(traceback.format_stack(frames["step" if self._step and frames["step"] else "loop"]))
+        frame = self._green.gr_frame if self._step else None  # None: it is not waiting, but running
+        calls = traceback.extract_stack(frame or sys._current_frames()[_threading.main_thread().ident])
+        where = [f"{os.path.basename(call.filename)}:{call.lineno} {call.name}" for call in calls[-NAMED_CALLS:]]
         LOG.critical("ended by force", seconds=END_SECONDS, step=self._step or "waiting for the loop", where=where)
 
 
