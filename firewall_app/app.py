@@ -156,7 +156,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         self._metrics = Metrics(self.core)
         self._application = make_application(self.core, access, settings, self._metrics)
         self._server: Any = None
-        LOG.info("cloud firewall", version=__version__, revision=revision, store=_without_password(settings))
+        LOG.info("cloud firewall", version=__version__, revision=revision, store=store.name)
 
     def start(self) -> Any:
         host, port = cfg.CONF.wsapi_host, cfg.CONF.wsapi_port
@@ -299,9 +299,3 @@ def _token_file(settings: Settings) -> Path:
     if settings.database.startswith(prefix):
         return Path(settings.database.removeprefix(prefix)).with_suffix(".token")
     return Path("firewall.token")
-
-
-def _without_password(settings: Settings) -> str:
-    from sqlalchemy import make_url
-
-    return make_url(settings.database).render_as_string(hide_password=True)

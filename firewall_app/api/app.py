@@ -7,6 +7,7 @@ is logged with the request id that the caller got, and said to nobody.
 from __future__ import annotations
 
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -51,6 +52,7 @@ MOST_QUERY_KEYS = 50
 # A body is checked where it is, but a long one beside the loop: all other requests and the switches would wait.
 LONG_BODY = 32 << 10  # bytes
 MANY_VALUES = 1000  # commas, as good a measure: a short body of many faults takes long, too
+WORD = re.compile(r"[\w.~+=-]{8,}", re.ASCII)  # what may be a token
 LONGEST_PATH = LONGEST_PROBLEM = 4096  # characters that the audit log keeps
 
 ROUTES = (*v1.ROUTES, *admin.ROUTES, *external.ROUTES, *explain.ROUTES, *v2.ROUTES)
@@ -72,6 +74,7 @@ class _Request:
     id: str
     method: str
     path: str
+    shown: str  # the path as logs have it: whoever takes a token for an id tells nobody
     address: str  # of the client
     route: str = ""  # the path of the route, when there is one
     caller: Caller | None = None
@@ -95,7 +98,9 @@ class _Application:
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         begun = time.monotonic()
         address = _address(environ, self._proxies)
-        request = _Request(environ, str(uuid.uuid4()), environ["REQUEST_METHOD"], _path(environ), address)
+        path = _path(environ)
+        shown = WORD.sub(lambda word: "***" if self._access.caller(word[0]) else word[0], path)
+        request = _Request(environ, str(uuid.uuid4()), environ["REQUEST_METHOD"], path, shown, address)
         try:
             response = self._answer(request)
             response.headers["x-request-id"] = request.id
@@ -187,7 +192,7 @@ class _Application:
         if caller is None:
             left = self._attempts.add(request.address, now)
             LOG.warning(
-                "no valid token", request=request.id, method=request.method, path=request.path, address=request.address,
+                "no valid token", request=request.id, method=request.method, path=request.shown, address=request.address,
                 note=None if left else "more of them are not logged for a minute",
             )  # fmt: skip
             raise Unauthenticated("a valid token is needed: Authorization: Bearer <token>")
@@ -224,7 +229,7 @@ def _entry(request: _Request, now: datetime) -> Entry:
         account=caller.account,
         address=request.address,
         method=request.method,
-        path=request.path.replace("\0", "\ufffd")[:LONGEST_PATH],
+        path=request.shown.replace("\0", "\ufffd")[:LONGEST_PATH],
         outcome=Outcome.FAILED,
     )
 
@@ -243,7 +248,7 @@ def _log(request: _Request, response: Response) -> None:
         caller = request.caller
         who = (caller.note or caller.token or caller.role.value) if caller is not None else None
         LOG.log(
-            level, "answered", request=request.id, method=request.method, path=request.path, status=code, actor=who,
+            level, "answered", request=request.id, method=request.method, path=request.shown, status=code, actor=who,
             account=caller.account if caller is not None else None, address=request.address,
         )  # fmt: skip
 
@@ -334,7 +339,7 @@ def _fault(error: Exception, request: _Request) -> Response:
     code, _ = errors.status(error)
     compatible, deletes = path.startswith("/v2/"), method == "DELETE"
     if code >= 500 and not isinstance(error, SwitchError):
-        LOG.error("request failed", request=request_id, method=method, path=path, error=error, exc_info=error)
+        LOG.error("request failed", request=request_id, method=method, path=request.shown, error=error, exc_info=error)
     found = errors.body(error, request_id, compatible, deletes)
     if code == 400 and method == "POST" and path.rstrip("/") == "/v2/tags":
         # The public API has a shape of its own for this one case.

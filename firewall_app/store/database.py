@@ -38,7 +38,7 @@ class Database:
     def __init__(self, url: str) -> None:
         """Opens, creates or upgrades.  Raises StoreError."""
         self.url = _parsed(url)
-        self.name = self.url.render_as_string(hide_password=True)
+        self.name = self.url.set(query={}).render_as_string(hide_password=True)  # a query may hold a password, too
         self._path: Path | None = None
         self._inode: tuple[int, int] | None = None
         if self.url.get_backend_name() == "sqlite":
@@ -133,7 +133,7 @@ def told(what: str) -> Iterator[None]:
 def _parsed(text: str) -> URL:
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         # The text is not repeated: it may hold a password.
         raise StoreError("the store's URL is not understood; write sqlite:////path or postgresql://host/name") from None
     if url.drivername in ("postgres", "postgresql"):
