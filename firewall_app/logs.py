@@ -29,7 +29,7 @@ _BARE = re.compile(r'[^\s"=\\]+')
 _DETAIL = "    "  # before every further line of an event: nothing that is told there looks like a line of its own
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
 _SECRETS = re.compile(
-    r"(?i)(?P<before>://)\S*@"
+    r"(?i)(?P<url>://)\S{0,256}@|(?P<user>[^\s/@:'\"=]{1,64}:)[^\s/@]{1,256}@"  # bounded: lines may be long
     r"|(?P<scheme>\bbearer\s+|\bauthorization['\"]?\s*[:=]\s*['\"]?(?:\w+\s+)?)[^\s'\",]+"
     r"|(?P<name>(?:password|passwd|secret|private_?key|api_?key|token)['\"]?\s*[=:]\s*['\"]?)[^\s'\"&,;]+"
 )
@@ -60,7 +60,7 @@ class Said:
 
 def masked(text: str) -> str:
     """Without what looks like a secret: a last line of defence, nobody should log one."""
-    return _SECRETS.sub(lambda found: f"{found['before'] or found['scheme'] or found['name']}***", text)
+    return _SECRETS.sub(lambda found: f"{found[found.lastgroup or 0]}***", text)
 
 
 class Text(logging.Formatter):

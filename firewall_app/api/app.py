@@ -192,7 +192,8 @@ class _Application:
         if caller is None:
             left = self._attempts.add(request.address, now)
             LOG.warning(
-                "no valid token", request=request.id, method=request.method, path=request.shown, address=request.address,
+                "no valid token", request=request.id, method=request.method, path=request.shown,
+                address=request.address,
                 note=None if left else "more of them are not logged for a minute",
             )  # fmt: skip
             raise Unauthenticated("a valid token is needed: Authorization: Bearer <token>")
