@@ -20,7 +20,7 @@ from eventlet import patcher
 from eventlet.hubs import get_hub, trampoline
 from ryu import cfg
 
-from . import logs, systemd
+from . import logs, settings, systemd
 
 LOG = logs.get(__name__)
 END_SECONDS = 4.7  # after a signal the process is gone, whatever holds it
@@ -38,9 +38,10 @@ _threading: Any = patcher.original("threading")
 # ---- the log
 
 
-def set_up_log(kind: str = "text") -> None:
+def set_up_log() -> None:
     """Gives the handlers that Ryu has set up their format.  With a --log-config-file format and levels are its own."""
     conf, root = cfg.CONF, logging.getLogger()
+    kind = settings.log_format(conf)
     chosen = conf.verbose or conf.default_log_level is not None or bool(conf.log_config_file)
     for name in _STORED:
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -138,12 +138,7 @@ def read(conf: cfg.ConfigOpts) -> Settings:
     An unknown option is an error: a misspelt `closed = true` must not leave droplets open.
     """
     _no_unknown_options(conf)
-    options = []
-    for option in fields(Settings):
-        kind = _TYPES[type(option.default)]
-        default = list(option.default) if isinstance(option.default, tuple) else option.default
-        options.append(kind(option.name, default=default, help=option.metadata["help"], **option.metadata["bounds"]))
-    conf.register_opts(options, group="firewall")
+    _register(conf)
     values = {option.name: _value(conf, option) for option in fields(Settings)}
     for name in ("uplinks", "trusted_proxies", "cors_origins"):
         values[name] = tuple(values[name])
@@ -160,6 +155,22 @@ def read(conf: cfg.ConfigOpts) -> Settings:
         given, lacks = ("tls_certificate", "tls_key") if values["tls_certificate"] else ("tls_key", "tls_certificate")
         raise cfg.Error(f"{given} is set and {lacks} is not: HTTPS needs both")
     return Settings(**values)
+
+
+def log_format(conf: cfg.ConfigOpts) -> str:
+    """`log_format` alone, for what is logged before the settings are read; `read` tells what is wrong with it."""
+    _register(conf)
+    said = str(conf.firewall.log_format)
+    return said if said in logs.FORMATS else logs.FORMATS[0]
+
+
+def _register(conf: cfg.ConfigOpts) -> None:
+    options = []
+    for option in fields(Settings):
+        kind = _TYPES[type(option.default)]
+        default = list(option.default) if isinstance(option.default, tuple) else option.default
+        options.append(kind(option.name, default=default, help=option.metadata["help"], **option.metadata["bounds"]))
+    conf.register_opts(options, group="firewall")
 
 
 def _value(conf: cfg.ConfigOpts, option: Field[Any]) -> Any:
