@@ -129,7 +129,6 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         self._runtime = _Runtime()
         try:
             self.settings = settings = read(cfg.CONF)
-            process.log_all_faults()
             self._store = store = Store.open(settings.database)
             policy, revision = store.load()
             access = _access(store, settings)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import signal
@@ -68,6 +69,7 @@ def log_all_faults() -> None:
     sys.excepthook = _fault
     threading.excepthook = lambda told: _fault(told.exc_type, told.exc_value, told.exc_traceback)
     logging.captureWarnings(True)
+    faulthandler.enable()  # systemd ends a hung loop by SIGABRT: this tells where it hangs
 
 
 def _fault(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
@@ -159,3 +161,4 @@ class End:
 
 
 set_up_log()
+log_all_faults()
