@@ -52,7 +52,7 @@ LOG = logs.get("firewall")
 T = TypeVar("T")
 # Threads share one interpreter: more work at a time would be no faster, and keep the loop and the store from it.
 SLOW_WORKS = 2
-TOKEN_SECONDS = 1  # between two looks at the tokens in the store
+FOLLOW_SECONDS = 1  # between two looks at the store
 # To the end, of the time that `process.END_SECONDS` gives: for requests under way; for those that wait for a switch,
 # once switches are disconnected; for the store.
 REQUEST_SECONDS, FREED_SECONDS, STORE_SECONDS = 1.5, 1.5, 1.0
@@ -130,13 +130,13 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         try:
             self.settings = settings = read(cfg.CONF)
             self._store = store = Store.open(settings.database)
-            policy, revision = store.load()
+            policy, history = store.load()
             access = _access(store, settings)
         except (StoreError, ConfigError) as error:
             raise SystemExit(f"firewall: {error}") from None
         self.core = Core(
             policy,
-            revision,
+            history,
             store,
             self._runtime,
             Rulings(settings.uplinks, settings.closed, settings.track_open, settings.fragments),
@@ -154,7 +154,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         self._metrics = Metrics(self.core)
         self._application = make_application(self.core, access, settings, self._metrics)
         self._server: Any = None
-        LOG.info("cloud firewall", version=__version__, revision=revision, store=store.name)
+        LOG.info("cloud firewall", version=__version__, revision=history.revision, store=store.name)
 
     def start(self) -> Any:
         host, port = cfg.CONF.wsapi_host, cfg.CONF.wsapi_port
@@ -164,7 +164,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             raise SystemExit(f"firewall: cannot listen for HTTP on {host} port {port}: {error}") from None
         except CertificateError as error:
             raise SystemExit(f"firewall: {error}") from None
-        eventlet.spawn_n(self._follow_tokens)
+        eventlet.spawn_n(self._follow_store)
         self._metrics.watch(lambda: self._server.connections)
         scheme = "https" if self.settings.tls_certificate else "http"
         LOG.info("listening for requests", url=f"{scheme}://{host or '127.0.0.1'}:{self._server.port}")
@@ -211,11 +211,12 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             return
         LOG.warning("the store does not answer; it is left as it is")
 
-    def _follow_tokens(self) -> None:
-        """Takes up what `python -m firewall_app.tokens --database` changes behind our back, and what the store owes."""
+    def _follow_store(self) -> None:
+        """Takes up what others do to the store: commands, another controller, a restored backup; and what it owes."""
         seen: object = None
         while True:
             try:
+                self.core.follow()
                 tokens.settle(self.core, self._access)
                 mark = self.core.stored(self.core.store.tokens_mark)
                 if mark != seen:
@@ -225,8 +226,8 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             except StoreError:
                 pass  # /readyz and every write say so
             except Exception:
-                LOG.exception("the tokens in the store cannot be followed")
-            eventlet.sleep(TOKEN_SECONDS)
+                LOG.exception("the store cannot be followed")
+            eventlet.sleep(FOLLOW_SECONDS)
 
     def close(self) -> None:
         if self._server is not None:

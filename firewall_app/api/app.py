@@ -33,6 +33,7 @@ from . import (
     errors,
     explain,
     external,
+    fences,
     openapi,
     preconditions,
     telling,
@@ -55,7 +56,7 @@ MANY_VALUES = 1000  # commas, as good a measure: a short body of many faults tak
 WORD = re.compile(r"[\w.~+=-]{8,}", re.ASCII)  # what may be a token
 LONGEST_PATH = LONGEST_PROBLEM = 4096  # characters that the audit log keeps
 
-ROUTES = (*v1.ROUTES, *admin.ROUTES, *external.ROUTES, *explain.ROUTES, *v2.ROUTES)
+ROUTES = (*v1.ROUTES, *admin.ROUTES, *fences.ROUTES, *external.ROUTES, *explain.ROUTES, *v2.ROUTES)
 
 Environ = dict[str, Any]
 Wsgi = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
