@@ -6,6 +6,7 @@ that a switch that does not read holds up nobody but itself.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from .. import logs
 from ..policy.errors import Unreachable
 from ..progress import SwitchReport, Wanted
 from . import wire
-from .session import Moment, Session
+from .session import Decision, Moment, Session
 
 LOG = logs.get(__name__)
 T = TypeVar("T")
@@ -115,9 +116,7 @@ class Link:
                 if self._session.report is not report:
                     report = self._session.report
                     self._owner.reported(self.dpid, self, report)
-                for line in self._session.changes:
-                    LOG.info(line, dpid=self.dpid)
-                self._session.changes.clear()
+                self._log()
                 self._send(self._handle())
             if self._session.dead is not None:
                 LOG.warning("hypervisor disconnected", dpid=self.dpid, error=self._session.dead)
@@ -133,6 +132,15 @@ class Link:
             while self._inbox.qsize():  # whoever waits for room, waits no longer
                 self._inbox.get_nowait()
             self._owner.disconnected(self.dpid, self)
+
+    def _log(self) -> None:
+        """What the session has decided."""
+        for line in self._session.changes:
+            if isinstance(line, Decision):
+                LOG.log(logging.ERROR if line.serious else logging.INFO, line.event, dpid=self.dpid, **line.fields)
+            else:
+                LOG.info(line, dpid=self.dpid)
+        self._session.changes.clear()
 
     def _handle(self) -> list[bytes]:
         """Waits for something to happen, and what is to be sent because of it."""

@@ -343,8 +343,8 @@ class Core:
         if history != self.history:
             ours, found = self.history.point, history.point
             LOG.warning(
-                "the store has moved on by itself: from revision %d of timeline %s to revision %d of timeline %s",
-                ours.revision, ours.name, found.revision, found.name,
+                "the store has moved on by itself", revision=found.revision, timeline=found.name,
+                was_revision=ours.revision, was_timeline=ours.name,
             )  # fmt: skip
             self.store.branch()
             self._cuts.clear()
