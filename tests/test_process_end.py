@@ -223,8 +223,11 @@ def ended(what: str, seconds: float, signals: int, status: int) -> str:
             process.send_signal(signal.SIGINT)
             while what != "loop" and "ending" not in log:
                 log += process.stderr.readline()
-        log += process.communicate(timeout=30)[1]
+        log += process.stderr.read()  # not communicate(), which knows nothing of what is buffered here
+        process.wait(30)
     finally:
         process.kill()
+        process.stdout.close()
+        process.stderr.close()
     assert process.returncode == status, log
     return log
