@@ -35,9 +35,10 @@ from . import __version__, logs
 from .api.app import make_application
 from .api.metrics import Metrics
 from .api.server import serve
-from .api.tls import CertificateError
 from .openflow import compat, wire
+from .openflow.identity import Identity
 from .openflow.link import Link
+from .openflow.listener import LISTENERS, TOLD, uses_tls
 from .pipeline.compile import Rulings
 from .policy.errors import StoreError
 from .progress import Sync
@@ -47,6 +48,7 @@ from .service.access import Access, Caller, Role, digest
 from .service.core import Core, Event, FlowStats, Limits, Lock
 from .settings import FORGET, Settings, read
 from .store import Store
+from .tls import CertificateError
 
 LOG = logs.get("firewall")
 T = TypeVar("T")
@@ -129,10 +131,13 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         self._runtime = _Runtime()
         try:
             self.settings = settings = read(cfg.CONF)
+            self._tls = uses_tls(cfg.CONF)
             self._store = store = Store.open(settings.database)
+            if store.is_new:
+                LOG.warning("there was no store: a new, empty one was made", store=store.name)
             policy, history = store.load()
             access = _access(store, settings)
-        except (StoreError, ConfigError) as error:
+        except (StoreError, ConfigError, CertificateError) as error:
             raise SystemExit(f"firewall: {error}") from None
         self.core = Core(
             policy,
@@ -173,7 +178,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         return super().start()
 
     def _tell_systemd(self) -> None:
-        while not compat.LISTENERS:
+        while not LISTENERS:
             eventlet.sleep(0.05)
         process.tell_systemd(self._status)
 
@@ -192,7 +197,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
 
     def _end_requests(self) -> None:
         """New ones are refused; those that wait for switches are answered with what is known."""
-        for listener in compat.LISTENERS:
+        for listener in LISTENERS:
             listener.close()
         self._server.refuse()
         self._runtime.end_waits()
@@ -242,20 +247,33 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             if link is not None:
                 link.close()
             return
-        dpid = f"{datapath.id:016x}"
-        if not self.settings.enrol and dpid not in self.core.policy.hypervisors:
-            LOG.warning("a hypervisor that is not registered: disconnected", dpid=dpid, address=datapath.address[0])
+        dpid, host = f"{datapath.id:016x}", datapath.address[0]
+        refused = self._refused(dpid, datapath.socket.identity)
+        if refused is not None:
+            self.core.refused(dpid, host, refused)
+            if TOLD.news(dpid, host, refused):
+                LOG.warning("hypervisor refused", dpid=dpid, address=host, error=refused)
             # Not here: closing tells Ryu's event queue, which this thread empties.
             eventlet.spawn_n(datapath.close)
             return
+        datapath.socket.known()
         link = Link(
             self.core, datapath, _flow_stats,
             reply_timeout=self.settings.reply_timeout, audit_interval=self.settings.audit_interval,
             pickup_grace=self.settings.pickup_grace, forget_cached=FORGET[self.settings.forget_cached],
         )  # fmt: skip
         datapath.firewall_link = link
-        LOG.info("hypervisor connected", dpid=dpid, address=datapath.address[0])
+        LOG.info("hypervisor connected", dpid=dpid, address=host)
         eventlet.spawn_n(link.run)
+
+    def _refused(self, dpid: str, identity: Identity | None) -> str | None:
+        """Why a switch may not stay, or None."""
+        if self._tls and (identity is None or dpid not in identity.datapaths):
+            return f"its certificate is that of {identity}, and does not name this datapath id"
+        enrols = self.settings.enrol == "yes" or (self.settings.enrol == "auto" and not self._tls)
+        if not enrols and dpid not in self.core.policy.hypervisors:
+            return f"it is not registered: PUT /v1/hypervisors/{dpid} lets it in"
+        return None
 
 
 def _flow_stats(raw: wire.RawFlow) -> FlowStats:

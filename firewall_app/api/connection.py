@@ -23,7 +23,7 @@ from eventlet import wsgi
 from eventlet.green import ssl
 
 from .. import logs
-from .tls import Certificate
+from ..tls import Certificate
 
 LOG = logs.get(__name__)
 

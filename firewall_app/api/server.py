@@ -17,9 +17,9 @@ from eventlet import wsgi
 
 from .. import logs
 from ..settings import Settings
+from ..tls import Certificate
 from .app import Wsgi
 from .connection import Connections, Room
-from .tls import Certificate
 
 LOG = logs.get(__name__)
 
