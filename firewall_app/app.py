@@ -263,7 +263,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             pickup_grace=self.settings.pickup_grace, forget_cached=FORGET[self.settings.forget_cached],
         )  # fmt: skip
         datapath.firewall_link = link
-        LOG.info("hypervisor connected", dpid=dpid, address=datapath.address[0])
+        LOG.info("hypervisor connected", dpid=dpid, address=host)
         eventlet.spawn_n(link.run)
 
     def _refused(self, dpid: str, identity: Identity | None) -> str | None:

@@ -176,6 +176,9 @@ def _site(host: str) -> str:
     return str(address.ipv4_mapped or IPv6Network((address, 64), strict=False))
 
 
+LISTENERS: list[Listener] = []  # that listen
+
+
 class Listener:
     """Replaces Ryu's StreamServer.
 
