@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -27,6 +27,14 @@ from ..policy.errors import StoreError
 
 BUSY_SECONDS = 5  # how long to wait for another process that is writing
 NETWORK_SECONDS = 10  # how long a PostgreSQL server may be silent on the network
+# The server's side: it ends a session whose client is gone, or hangs within a transaction, and with it its locks.
+_SESSION = {
+    "tcp_keepalives_idle": "6s",
+    "tcp_keepalives_interval": "2s",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": f"{NETWORK_SECONDS}s",
+    "idle_in_transaction_session_timeout": "60s",
+}
 
 # One lock per database for those that start at the same time; the number is any that others are unlikely to use.
 _MIGRATION_LOCK = 0x636C6F7564_6677
@@ -35,8 +43,10 @@ _MIGRATION_LOCK = 0x636C6F7564_6677
 class Database:
     """An open database with tables as this program knows them."""
 
-    def __init__(self, url: str) -> None:
-        """Opens, creates or upgrades.  Raises StoreError."""
+    guard: Callable[[Connection], None] | None = None  # asked first in every transaction that writes
+
+    def __init__(self, url: str, migrate: bool = True) -> None:
+        """Opens; with `migrate` creates or upgrades the tables, too.  Raises StoreError."""
         self.url = _parsed(url)
         self.name = self.url.render_as_string(hide_password=True)
         self._path: Path | None = None
@@ -48,8 +58,9 @@ class Database:
             self._engine = self._postgresql()
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
         try:
-            with self.writing("open") as connection:
-                _upgrade(connection, self.name)
+            if migrate:
+                with self.writing("open") as connection:
+                    _upgrade(connection, self.name)
             self._inode = _inode(self._path) if self._path else None
         except BaseException:
             self.close()
@@ -65,7 +76,19 @@ class Database:
     def writing(self, what: str) -> Iterator[Connection]:
         """One transaction, kept when the block ends and undone when it raises.  Database errors become StoreErrors."""
         with self._transaction(self._engine, what) as connection:
+            if self.guard is not None:
+                self.guard(connection)
             yield connection
+
+    @property
+    def path(self) -> Path | None:
+        """The SQLite file; None with PostgreSQL."""
+        return self._path
+
+    def is_current(self) -> bool:
+        """Whether the tables are as this program knows them.  Raises StoreError, also when they are newer."""
+        with self.reading("look at the tables") as connection:
+            return _missing(connection, self.name) is None
 
     def close(self) -> None:
         self._engine.dispose()
@@ -189,7 +212,8 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 
 def _prepare_postgresql(connection: Any, _record: object) -> None:
-    connection.execute(f"SET lock_timeout = '{BUSY_SECONDS}s'")
+    for name, value in {"lock_timeout": f"{BUSY_SECONDS}s", **_SESSION}.items():
+        connection.execute(f"SET {name} = '{value}'")
     connection.commit()
 
 
@@ -202,6 +226,14 @@ def _upgrade(connection: Connection, name: str) -> None:
     """Runs the migrations that are missing; refuses a database that a newer program has written."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+    config = _missing(connection, name)
+    if config is not None:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _missing(connection: Connection, name: str) -> Config | None:
+    """What leads to the migrations, when some are missing.  Raises StoreError when a newer program has run more."""
     config = Config()
     folder = resources.files("firewall_app.store") / "migrations"
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
@@ -214,6 +246,4 @@ def _upgrade(connection: Connection, name: str) -> None:
             f"{name} has schema version {', '.join(found)}, this program knows up to {newest}: a newer program has "
             "written it. Run that program, or restore a backup from before its upgrade"
         )
-    if found != (newest,):
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    return None if found == (newest,) else config

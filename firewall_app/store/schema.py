@@ -188,3 +188,13 @@ keys = Table(
     Column("made", Text, nullable=False),
     Column("at", Text, nullable=False, index=True),
 )
+
+# Which controller may write; one row, "active".  See lease.py.
+lease = Table(
+    "lease",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("token", Number, nullable=False),
+    Column("process", Text, nullable=False),
+    Column("url", Text, nullable=False),
+)

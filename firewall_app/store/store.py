@@ -26,6 +26,7 @@ from ..records import Entry, Key, Note, Token
 from . import codec, journal, schema
 from .codec import Row
 from .database import Database, told
+from .lease import Lease
 from .writes import write
 
 T = TypeVar("T")
@@ -51,10 +52,25 @@ class Store:
         """Opens `sqlite:////path` or `postgresql://user@host/name`; creates what is missing, upgrades what is old."""
         database = Database(url)
         try:
-            return cls(database, Database(url))
+            return cls(database, Database(url, migrate=False))
         except BaseException:
             database.close()
             raise
+
+    @classmethod
+    def leased(cls, url: str, lease: Lease, wait: Callable[[str], None]) -> Store:
+        """Opens a store that several controllers may share: nothing is written to it but under the lease.
+
+        Only the one that has the lock makes or upgrades tables.  Until they are what this program needs, `wait` is
+        called again and again, with the reason.
+        """
+        while not lease.lock():
+            if lease.readable():
+                break
+            wait("another controller is active, and the tables of the store are older than this program")
+        store = cls.open(url)
+        store._database.guard = lease.check
+        return store
 
     def close(self) -> None:
         self._database.close()
