@@ -77,9 +77,11 @@ class FakeSwitch:
         raise AssertionError(f"a session sent message type {kind}")
 
     def _role(self, xid: int, role: int, generation: int) -> list[bytes]:
-        if role:
-            self.slave = False
-            self.role, self.generation = role, generation
+        if role in (2, 3):  # master, slave
+            ahead = (generation - self.generation) & 0xFFFFFFFFFFFFFFFF
+            if self.generation != 0xFFFFFFFFFFFFFFFF and ahead >= 1 << 63:
+                return [message(1, xid, struct.pack("!HH", 11, 0) + bytes(24))]  # stale
+            self.role, self.generation, self.slave = role, generation, role == 3
         return [message(25, xid, struct.pack("!I4xQ", self.role, self.generation))]
 
     def _multipart(self, kind: int, xid: int) -> list[bytes]:

@@ -12,6 +12,7 @@ from fakeswitch import FakeSwitch, message
 from policies import DPID, small, with_inbound
 
 from firewall_app.openflow import link as link_module
+from firewall_app.openflow import wire
 from firewall_app.openflow.link import INBOX, Link
 from firewall_app.pipeline.compile import Rulings, units
 from firewall_app.pipeline.tables import RULES, Kind, cookie_parts
@@ -21,6 +22,8 @@ from firewall_app.progress import Sync, Wanted
 
 class Owner:
     """What the service does for a link."""
+
+    token: int | None = 1
 
     def __init__(self) -> None:
         self.policy, self.revision = small(), 0
@@ -99,6 +102,32 @@ def test_it_connects_follows_the_policy_and_reports(running):
     link.policy_changed()
     until(lambda: owner.reports[-1].confirmed == 1)
     assert datapath.switch.commits == 2
+
+
+def test_T171_a_deposed_controller_sends_nothing_that_it_had_decided_and_takes_over_again(running, monkeypatch):
+    owner, datapath, link = running
+    held = dict(datapath.switch.flows)
+
+    def deposed_meanwhile(now):
+        out = change(now)
+        owner.token = None
+        return out
+
+    change = link._session.policy_changed
+    monkeypatch.setattr(link._session, "policy_changed", deposed_meanwhile)
+    owner.policy, owner.revision = with_inbound(owner.policy), 1
+    link.policy_changed()
+    until(lambda: owner.reports[-1].sync is Sync.STANDBY)
+    assert (datapath.switch.flows, datapath.switch.commits, datapath.switch.role) == (held, 1, wire.ROLE_SLAVE)
+    monkeypatch.undo()
+    owner.token = 2
+    link.policy_changed()
+    until(lambda: owner.reports[-1].confirmed == 1)
+    assert (datapath.switch.role, datapath.switch.generation) == (wire.ROLE_MASTER, 2)
+    owner.token = 3
+    link.policy_changed()
+    until(lambda: link._session.token == 3)
+    assert owner.reports[-1].sync is Sync.IN_SYNC
 
 
 def test_nobody_waits_for_a_switch_that_does_not_read(running):

@@ -305,7 +305,7 @@ def test_a_newer_connection_becomes_master_and_the_older_is_refused(ovs, bridge)
     plan.change(with_inbound(policy))
     old.policy_changed()
     assert old.session.report.sync is Sync.FAILED
-    assert "SLAVE" in old.session.report.error
+    assert "another connection is master with generation 1" in old.session.report.error
     old.close()
     new.close()
 

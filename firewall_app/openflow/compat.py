@@ -29,8 +29,8 @@ HANDSHAKE_TIMEOUT = 10.0  # seconds
 _RETRY_ACCEPT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED}
 
 # Message types that a session reads itself, in bytes (OpenFlow 1.4.0, 7.1): error, experimenter, configuration reply,
-# port status, multipart reply, barrier reply, role reply, bundle control.
-_OURS = (1, 4, 8, 12, 19, 21, 25, 33)
+# port status, multipart reply, barrier reply, role reply, role status, bundle control.
+_OURS = (1, 4, 8, 12, 19, 21, 25, 30, 33)
 HELLO, ECHO_REQUEST, ECHO_REPLY, FEATURES_REPLY, MULTIPART = 0, 2, 3, 6, 19
 
 

@@ -43,7 +43,9 @@ class FlowReading(Protocol):
 
 
 class Owner(Protocol):
-    """Who is told of switches, and knows what they should hold."""
+    """Who is told of switches, and knows what they should hold.  `token`: of the lease; None on a standby."""
+
+    token: int | None
 
     def units(self, dpid: str, interfaces: Any) -> Wanted: ...
 
@@ -103,6 +105,7 @@ class Link:
             audit_interval=audit_interval,
             pickup_grace=pickup_grace,
             forget_cached=forget_cached,
+            token=owner.token,
         )
 
     def run(self) -> None:
@@ -173,6 +176,12 @@ class Link:
         if now.seconds - self._ticked >= TICK:
             self._ticked = now.seconds
             out += self._session.tick(now)
+        token = self._owner.token
+        if token is None and self._session.token is not None:
+            return self._session.stand_by(now)  # in place of what was decided while the lease was ours
+        if token is not None and self._session.token is None:
+            return self._session.lead(token, now)
+        self._session.token = token  # a greater one, for the next time that the role is asked for
         return out
 
     def _send(self, messages: list[bytes]) -> None:

@@ -47,6 +47,7 @@ FRAGMENTS_NX_MATCH = 3  # OFPC_FRAG_NX_MATCH: a first fragment keeps its ports, 
 RETRY_FIRST, RETRY_MOST = 5.0, 300.0  # seconds until a refused change is tried again
 GENERATION: UnitKey = ("generation", "")
 TURN: UnitKey = ("turn", "")
+ROLE = "its role"
 
 Plan = Callable[[Mapping[int, str]], Wanted]
 
@@ -86,9 +87,10 @@ class Session:
     def __init__(
         self, dpid: str, version: int, plan: Plan, now: Moment, address: str | None = None, *,
         reply_timeout: float = 30, audit_interval: float = 300, pickup_grace: int = 0,
-        forget_cached: bool | None = None,
+        forget_cached: bool | None = None, token: int | None = 1,
     ) -> None:  # fmt: skip
         self.dpid = dpid
+        self.token = token  # of the lease, with which we ask for the master role; None: we stand by
         self.dead: str | None = None
         self.reads = 0  # how many times the switch was read back to the end
         self.flows_read: tuple[wire.RawFlow, ...] = ()  # the last reading, when it was asked to be kept
@@ -114,6 +116,7 @@ class Session:
         self._interfaces: dict[int, str] = {}
         self._ports_read: dict[int, str] = {}
         self._reading: list[wire.RawFlow] = []
+        self._flows_asked = False
         self._counting: int | None = None  # xid of the reading of counters that is on its way
         self._counters: list[wire.RawFlow] = []
         self._actual: dict[Key, Body] = {}
@@ -123,7 +126,7 @@ class Session:
         self._keep_flows = False
         self._auditing = False  # comparing with a fresh reading of a switch that was in step
         self._repairing = 0  # how many flows the bundle in flight puts right that someone else changed
-        self._lost_role = False  # another controller became master: to be asked for again
+        self._lost_role = False  # another controller is master: the role is to be asked for again
         self._in_bundle: Difference[Key, Body] | None = None
         self._bundle_slots: frozenset[int] = frozenset()
         self._revision = -1
@@ -147,6 +150,16 @@ class Session:
     def start(self, now: Moment) -> list[bytes]:
         """The switch has connected."""
         return self._read(now, everything=True)
+
+    def stand_by(self, now: Moment) -> list[bytes]:
+        """The lease is another's: from here on nothing is changed on the switch."""
+        self.token = None
+        return self._anew(now)
+
+    def lead(self, token: int, now: Moment) -> list[bytes]:
+        """The lease is ours: the switch is taken over."""
+        self.token = token
+        return self._anew(now)
 
     def policy_changed(self, now: Moment) -> list[bytes]:
         """What the switch should hold may have changed."""
@@ -175,6 +188,8 @@ class Session:
             self._retry_at = None
             everything, self._lost_role = self._lost_role, False
             return self._read(now, everything)
+        elif self.token is None:
+            return []  # what a switch holds is the active controller's to look after
         elif self._state is State.IDLE and self._audit_interval and now.seconds >= self._audit_at:
             return self._read(now, everything=False)
         return []
@@ -202,6 +217,8 @@ class Session:
                 self._interfaces, self._ports_read = self._ports_read, {}
             case wire.RoleReply():
                 return self._on_role(message, now)
+            case wire.RoleStatus():
+                return self._on_role_status(message, now)
             case wire.FlowStatsReply() if message.xid == self._counting:
                 self._on_counters(message)
                 return []
@@ -225,24 +242,40 @@ class Session:
 
     # ---- reading
 
+    def _anew(self, now: Moment) -> list[bytes]:
+        """As after a connect.  What was in flight is forgotten: a bundle without its commit is, by the switch, too."""
+        if self._state is State.UNFIT:
+            return []
+        self._in_bundle, self._added, self._errors = None, {}, []
+        self._lost_role = False
+        self._retry_at, self._retry_after = None, RETRY_FIRST
+        self._repairing = 0
+        return self._read(now, everything=True)
+
     def _read(self, now: Moment, everything: bool) -> list[bytes]:
         self._state = State.READING
         self._resync = False
-        self._reading = []
+        self._reading, self._flows_asked = [], False
         self._expected = {}
         if everything:
             return [
                 wire.desc_request(self._version, self._ask("its version", now)),
                 wire.port_desc_request(self._version, self._ask("its ports", now)),
             ]
-        xid = self._ask("its flows", now)
-        return [wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK)]
+        return self._ask_flows(now)
+
+    def _ask_flows(self, now: Moment) -> list[bytes]:
+        self._flows_asked = True
+        return [wire.flow_stats_request(self._version, self._ask("its flows", now), MAGIC << 48, COOKIE_MASK)]
 
     def _answered(self, xid: int, now: Moment) -> list[bytes]:
         self._expected.pop(xid, None)
         if self._state is not State.READING or self._expected:
             return []
         self._deadline = None
+        if not self._flows_asked:  # nor are they, of a standby
+            self._state = State.IDLE
+            return self._compare(now)
         self._audit_at = now.seconds + self._audit_interval
         found, self._reading = self._reading, []
         self.reads += 1
@@ -286,26 +319,48 @@ class Session:
             self.report = replace(self.report, sync=Sync.FAILED, error=why)
             self.changes.append(why)
             return []
+        if self.token is None:
+            return self._ask_role(now) + self._answered(message.xid, now)
         out = [
-            # Which role generation was used last is the switch's to say; ours is the next one (`_on_role`).
-            wire.role_request(self._version, self._ask("its role", now), 0),
+            *self._ask_role(now),
             wire.set_config(self._version, self._next_xid(), FRAGMENTS_NX_MATCH, 128),
             wire.barrier(self._version, self._ask("a barrier", now)),
         ]
-        xid = self._ask("its flows", now)
-        out.append(wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK))
-        return out + self._answered(message.xid, now)
+        return out + self._ask_flows(now) + self._answered(message.xid, now)
+
+    def _ask_role(self, now: Moment, anew: bool = False) -> list[bytes]:
+        """To be master by our token.  To be slave, or to learn why not master, what is in force is asked first."""
+        role = wire.ROLE_NO_CHANGE if self.token is None or anew else wire.ROLE_MASTER
+        return [wire.role_request(self._version, self._ask(ROLE, now), role, 0 if anew else self.token or 0)]
 
     def _on_role(self, message: wire.RoleReply, now: Moment) -> list[bytes]:
         if message.xid not in self._expected:
             return []
         out = []
-        if message.role != wire.ROLE_MASTER:
-            # All ones is "none was ever used".
-            generation = (message.generation_id + 1) & 0xFFFFFFFFFFFFFFFF
-            xid = self._ask("the master role", now)
-            out.append(wire.role_request(self._version, xid, wire.ROLE_MASTER, generation))
+        if self.token is None and message.role != wire.ROLE_SLAVE:
+            # With the generation that is in force: a greater one would shut out the active controller.
+            generation = 0 if message.generation_id == wire.NO_GENERATION else message.generation_id
+            out.append(wire.role_request(self._version, self._ask(ROLE, now), wire.ROLE_SLAVE, generation))
+        elif self.token is not None and message.role != wire.ROLE_MASTER:
+            return self._outbid(message.generation_id, now)
         return out + self._answered(message.xid, now)
+
+    def _on_role_status(self, message: wire.RoleStatus, now: Moment) -> list[bytes]:
+        """Another controller was given the role that was ours; in OpenFlow 1.3 only the next change would tell."""
+        if self.token is None or message.role == wire.ROLE_MASTER:
+            return []
+        return self._outbid(message.generation_id, now)
+
+    def _outbid(self, generation: int, now: Moment) -> list[bytes]:
+        """Another controller is master by a greater token: this one changes nothing, says so, and asks again."""
+        why = f"another connection is master with generation {generation}, ours is {self.token}: nothing is changed"
+        self.changes.append(why)
+        self.report = replace(self.report, sync=Sync.FAILED, confirmed=-1, error=why)
+        self._state, self._deadline, self._expected = State.IDLE, None, {}
+        self._in_bundle, self._added, self._errors = None, {}, []
+        self._lost_role = True
+        self._try_later(now)
+        return self._compare(now)
 
     def _on_port(self, message: wire.PortStatus, now: Moment) -> list[bytes]:
         number, name = message.port.number, message.port.name
@@ -324,6 +379,12 @@ class Session:
     def _compare(self, now: Moment) -> list[bytes]:
         """Sends what makes the switch hold what it should; nothing to send is a confirmation too."""
         self._dirty = False
+        if self.token is None:
+            self.report = replace(
+                self.report, sync=Sync.STANDBY, confirmed=-1, error=None, interfaces=dict(self._interfaces)
+            )
+        if self.token is None or self._lost_role:
+            return self._read(now, everything=False) if self._resync or self._keep_flows else []
         revision, units, cut = self._plan(self._interfaces)
         generation = self._desired.unit(GENERATION)
         if not isinstance(generation, Generation):
@@ -446,6 +507,9 @@ class Session:
             if asked is not None:
                 return self._refused(now)
             return []
+        if asked == ROLE and "STALE" in error.text:
+            del self._expected[error.xid]
+            return self._ask_role(now, anew=True)
         if asked is not None:
             self.dead = f"{error.text} in answer to {asked}"
         else:
@@ -463,9 +527,12 @@ class Session:
         self._expected = {}
         self._look_at = None
         self._lost_role = "IS_SLAVE" in error.text
+        self._try_later(now)
+        return self._next(now)
+
+    def _try_later(self, now: Moment) -> None:
         self._retry_at = now.seconds + self._retry_after
         self._retry_after = min(RETRY_MOST, self._retry_after * 2)
-        return self._next(now)
 
     # ---- xids
 

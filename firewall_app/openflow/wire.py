@@ -41,16 +41,18 @@ from .replies import (
     PortStatus,
     RawFlow,
     RoleReply,
+    RoleStatus,
     decode,
     decode_flow,
 )  # fmt: skip
 
 __all__ = [
     "ADD", "ALL_TABLES", "BUNDLE_CLOSE", "BUNDLE_COMMIT", "BUNDLE_DISCARD", "BUNDLE_OPEN", "DELETE",
-    "DELETE_STRICT", "OF13", "OF14", "PORT_ADD", "PORT_DELETE", "PORT_MODIFY", "ROLE_EQUAL", "ROLE_MASTER",
-    "ROLE_SLAVE",
+    "DELETE_STRICT", "NO_GENERATION", "OF13", "OF14", "PORT_ADD", "PORT_DELETE", "PORT_MODIFY", "ROLE_EQUAL",
+    "ROLE_MASTER", "ROLE_NO_CHANGE", "ROLE_SLAVE",
     "BarrierReply", "BundleReply", "ConfigReply", "DecodeError", "DescReply", "EchoReply", "Error",
     "FlowStatsReply", "Message", "Other", "PortDescReply", "PortInfo", "PortStatus", "RawFlow", "RoleReply",
+    "RoleStatus",
     "barrier", "bundle_add", "bundle_commit", "bundle_discard", "bundle_open", "ct_flush_zone", "decode",
     "decode_flow", "decode_instructions", "decode_match", "desc_request", "echo_request",
     "encode_instructions", "encode_match", "flow_mod", "flow_stats_request", "get_config",
@@ -58,7 +60,8 @@ __all__ = [
 ]  # fmt: skip
 
 ADD, DELETE, DELETE_STRICT = 0, 3, 4  # flow-mod commands
-ROLE_EQUAL, ROLE_MASTER, ROLE_SLAVE = 1, 2, 3
+ROLE_NO_CHANGE, ROLE_EQUAL, ROLE_MASTER, ROLE_SLAVE = 0, 1, 2, 3
+NO_GENERATION = 0xFFFFFFFFFFFFFFFF  # what a switch tells that was never asked for a role
 ALL_TABLES = 255
 
 _ECHO_REQUEST, _EXPERIMENTER, _GET_CONFIG_REQUEST, _SET_CONFIG, _FLOW_MOD = 2, 4, 7, 9, 14
