@@ -16,6 +16,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,17 +44,18 @@ from .openflow.link import Link
 from .pipeline.compile import Rulings
 from .policy.errors import StoreError
 from .records import Entry, Outcome, Token
-from .service import tokens
+from .service import standby, tokens
 from .service.access import Access, Caller, Role, digest
 from .service.core import Core, Event, FlowStats, Limits, Lock
 from .settings import FORGET, Settings, read
-from .store import Store
+from .store import Lease, Store
 
 LOG = logging.getLogger("firewall")
 T = TypeVar("T")
 # Threads share one interpreter: more work at a time would be no faster, and keep the loop and the store from it.
 SLOW_WORKS = 2
 TOKEN_SECONDS = 1  # between two looks at the tokens in the store
+LEASE_SECONDS = 1  # between two looks at who is active
 
 compat.install()
 
@@ -109,9 +111,11 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         super().__init__(*args, **kwargs)
         try:
             self.settings = settings = read(cfg.CONF)
-            store = Store.open(settings.database)
+            self._lease = lease = Lease(settings.database, _address(settings))
+            store = Store.leased(settings.database, lease, _wait)
+            token = lease.take()
             policy, revision = store.load()
-            access = _access(store, settings)
+            access = _access(store, settings, first=token is not None)
         except (StoreError, ConfigError) as error:
             raise SystemExit(f"firewall: {error}") from None
         self.core = Core(
@@ -129,13 +133,19 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
                 settings.max_account_firewalls,
                 settings.max_account_tags,
             ),
+            token,
         )
+        self.core.active = "" if token is not None else lease.url
         self._access = access
         self._metrics = Metrics(self.core)
         self._application = make_application(self.core, access, settings, self._metrics)
         self._server: Any = None
         _end_on_signals()
-        LOG.info("cloud firewall %s: policy revision %d from %s", __version__, revision, _without_password(settings))
+        where = "active" if token is not None else f"standby; the active controller is {lease.url or 'not known'}"
+        LOG.info(
+            "cloud firewall %s: policy revision %d from %s, %s",
+            __version__, revision, _without_password(settings), where,
+        )  # fmt: skip
 
     def start(self) -> Any:
         host, port = cfg.CONF.wsapi_host, cfg.CONF.wsapi_port
@@ -146,10 +156,19 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         except CertificateError as error:
             raise SystemExit(f"firewall: {error}") from None
         eventlet.spawn_n(self._follow_tokens)
+        eventlet.spawn_n(self._look_at_lease)
         self._metrics.watch(lambda: self._server.connections)
         scheme = "https" if self.settings.tls_certificate else "http"
         LOG.info("REST on %s://%s:%s", scheme, host or "127.0.0.1", self._server.port)
         return super().start()
+
+    def _look_at_lease(self) -> None:
+        while True:
+            try:
+                standby.look(self.core, self._lease)
+            except Exception:
+                LOG.exception("the lease cannot be looked at")
+            eventlet.sleep(LEASE_SECONDS)
 
     def _follow_tokens(self) -> None:
         """Takes up what `python -m firewall_app.tokens --database` changes behind our back, and what the store owes."""
@@ -228,13 +247,13 @@ def _flow_stats(raw: wire.RawFlow) -> FlowStats:
         return FlowStats(None, text, raw.packets, raw.byte_count)
 
 
-def _access(store: Store, settings: Settings) -> Access:
-    """The tokens in force; makes a first one when there is none, and says where it is."""
+def _access(store: Store, settings: Settings, first: bool) -> Access:
+    """The tokens in force; with `first` makes one when there is none, and says where it is."""
     access = Access(store.tokens())
     given = os.environ.get("FIREWALL_OPERATOR_TOKEN")
     if given:
         access.grant(given, Caller(Role.OPERATOR, note="FIREWALL_OPERATOR_TOKEN"))
-    if not len(access):
+    if first and not len(access):
         secret, path = secrets.token_urlsafe(32), _token_file(settings)
         try:
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -250,6 +269,22 @@ def _access(store: Store, settings: Settings) -> Access:
         access.keep(store.tokens())
         LOG.info("a first operator's token was made: it is in %s", path)
     return access
+
+
+def _wait(why: str) -> None:
+    LOG.warning("waiting: %s", why)
+    eventlet.sleep(LEASE_SECONDS)
+
+
+def _address(settings: Settings) -> str:
+    """Where others find our REST API."""
+    if settings.advertise:
+        return settings.advertise
+    host = cfg.CONF.wsapi_host or "127.0.0.1"
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared with, not listened on
+        host = socket.gethostname()
+    scheme = "https" if settings.tls_certificate else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{cfg.CONF.wsapi_port}"
 
 
 def _token_file(settings: Settings) -> Path:

@@ -119,6 +119,11 @@ class Settings:
     metrics: str = _option(
         "token", "who may read /metrics: token (an operator's or a viewer's), open (everybody), off (nobody: 404)"
     )
+    advertise: str = _option(
+        "",
+        "URL of this controller's REST API, which others that share the store tell clients while this one is active; "
+        "default: by `wsapi_host` and `wsapi_port`",
+    )
     default_account: str = _option(DEFAULT_ACCOUNT, "the account of what is registered without one")
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..pipeline.compile import Rulings, units
 from ..pipeline.flow import Flow
-from ..policy.errors import Crowded, Invalid, NotFound, StoreError, Unreachable
+from ..policy.errors import Crowded, Invalid, NotFound, Standby, StoreError, Unreachable
 from ..policy.model import Droplet, Firewall
 from ..policy.policy import Change, Counters, Draft, Policy
 from ..progress import Progress, SwitchReport, Sync, Wanted
@@ -157,7 +157,11 @@ class Core:
         runtime: Runtime,
         rulings: Rulings | None = None,
         limits: Limits | None = None,
+        token: int | None = 1,
     ) -> None:
+        """`token`: under which the lease is ours; None: another controller has it, and this one stands by."""
+        self.token = token
+        self.active = ""  # where the controller is that has the lease, when it is another
         self.policy = policy
         self.revision = revision
         self.progress = Progress(revision)
@@ -185,11 +189,12 @@ class Core:
     def alone(self) -> Iterator[Deed]:
         """While it is held nobody else writes; gives the deed that it is held for.
 
-        Raises StoreError when others do not come to an end; what the deed's authority raises.
+        Raises Standby; StoreError when others do not come to an end; what the deed's authority raises.
         """
         if not self._writing.acquire(timeout=PATIENCE):
             raise StoreError(f"others have been writing for {PATIENCE} s")
         try:
+            self.check_active()
             deed = self.deed or Deed()
             if deed.authority is not None:
                 deed.authority()
@@ -301,6 +306,9 @@ class Core:
             raise StoreError(f"the store has been busy for {PATIENCE} s")
         try:
             done = self.runtime.aside(work)
+        except Standby as another:
+            self.stand_by(another.active)
+            raise
         except StoreError:
             self.store_failures += 1
             self._takes_writes &= not writes
@@ -312,12 +320,14 @@ class Core:
 
     def _catch_up(self) -> None:
         """After a commit that failed: it may have been kept all the same, or another controller has written."""
-        try:
-            if self.stored(self.store.newest) == self.revision:
-                return
-            policy, revision = self.stored(self.store.load)
-        except StoreError:
-            return  # the store is away; what is in force stays in force
+        with suppress(StoreError):  # the store is away; what is in force stays in force
+            self.follow()
+
+    def follow(self) -> None:
+        """Takes up what the store holds, when that is not what is in force.  Raises StoreError."""
+        if self.stored(self.store.newest) == self.revision:
+            return
+        policy, revision = self.stored(self.store.load)
         if revision != self.revision:
             self._cuts.clear()
             self._cut_all = revision
@@ -340,6 +350,32 @@ class Core:
         """Lines of the audit log (`store.Store.entries`); other work of the store goes on meanwhile."""
         with self._reading:
             return self.runtime.aside(lambda: self.store.entries(wanted, first, count))
+
+    # ---- one of several controllers
+
+    def lead(self, token: int) -> None:
+        """The lease is ours, and the policy the newest: this controller drives the switches."""
+        if token != self.token:
+            LOG.warning("active: this controller has the lease, with token %d", token)
+            self.token, self.active, self._takes_writes = token, "", True
+            self._tell_switches()
+
+    def stand_by(self, active: str) -> None:
+        """The lease is another's.  Before anything else nothing is sent to switches any more."""
+        if self.token is not None:
+            self.token = None
+            LOG.warning("standby: another controller has the lease (%s)", active or "it does not say where it is")
+            self._tell_switches()
+        self.active = active
+
+    def check_active(self) -> None:
+        """Raises Standby when the lease is another's."""
+        if self.token is None:
+            raise Standby(self.active)
+
+    def _tell_switches(self) -> None:
+        for switch in list(self._switches.values()):
+            switch.policy_changed()
 
     # ---- switches
 
@@ -386,9 +422,9 @@ class Core:
 
     def ready(self) -> list[str]:
         """Why the service is not ready; empty when it is."""
-        problems = []
+        problems = [] if self.token is not None else ["standby: another controller is active"]
         try:
-            if self._takes_writes:
+            if self._takes_writes or self.token is None:
                 self.stored(self.store.ping)
             elif self.runtime.now() - self._probed >= PROBE:  # however many ask, and whoever they are
                 self._probed = self.runtime.now()
@@ -399,7 +435,8 @@ class Core:
             LOG.error("the store is not reachable: %s", error)
             problems.append("store: not reachable")  # anyone may ask; the words are for the log
         for dpid, report in sorted(self.progress.reports.items()):
-            if dpid in self.policy.hypervisors and report.connected and report.sync is not Sync.IN_SYNC:
+            out_of_step = report.connected and report.sync not in (Sync.IN_SYNC, Sync.STANDBY)
+            if dpid in self.policy.hypervisors and out_of_step:
                 problems.append(f"hypervisor {dpid}: {report.sync.value}")
         return problems
 
