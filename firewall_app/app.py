@@ -281,6 +281,8 @@ def _address(settings: Settings) -> str:
     if settings.advertise:
         return settings.advertise
     host = cfg.CONF.wsapi_host or "127.0.0.1"
+    if host.startswith("/"):
+        return f"unix:{host} on {socket.gethostname()}"
     if host in ("0.0.0.0", "::"):  # noqa: S104 - compared with, not listened on
         host = socket.gethostname()
     scheme = "https" if settings.tls_certificate else "http"
