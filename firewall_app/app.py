@@ -19,6 +19,7 @@ import signal
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,11 +52,11 @@ from .settings import FORGET, Settings, read
 from .store import Lease, Store
 
 LOG = logging.getLogger("firewall")
+_warn_once = cache(LOG.warning)
 T = TypeVar("T")
 # Threads share one interpreter: more work at a time would be no faster, and keep the loop and the store from it.
 SLOW_WORKS = 2
-TOKEN_SECONDS = 1  # between two looks at the tokens in the store
-LEASE_SECONDS = 1  # between two looks at who is active
+FOLLOW_SECONDS = 1  # between two looks at the store
 
 compat.install()
 
@@ -114,13 +115,13 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             self._lease = lease = Lease(settings.database, _address(settings))
             store = Store.leased(settings.database, lease, _wait)
             token = lease.take()
-            policy, revision = store.load()
+            policy, history = store.load()
             access = _access(store, settings, first=token is not None)
         except (StoreError, ConfigError) as error:
             raise SystemExit(f"firewall: {error}") from None
         self.core = Core(
             policy,
-            revision,
+            history,
             store,
             _Runtime(),
             Rulings(settings.uplinks, settings.closed, settings.track_open, settings.fragments),
@@ -144,7 +145,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         where = "active" if token is not None else f"standby; the active controller is {lease.url or 'not known'}"
         LOG.info(
             "cloud firewall %s: policy revision %d from %s, %s",
-            __version__, revision, _without_password(settings), where,
+            __version__, history.revision, _without_password(settings), where,
         )  # fmt: skip
 
     def start(self) -> Any:
@@ -155,26 +156,21 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             raise SystemExit(f"firewall: cannot listen for HTTP on {host} port {port}: {error}") from None
         except CertificateError as error:
             raise SystemExit(f"firewall: {error}") from None
-        eventlet.spawn_n(self._follow_tokens)
-        eventlet.spawn_n(self._look_at_lease)
+        eventlet.spawn_n(self._follow_store)
         self._metrics.watch(lambda: self._server.connections)
         scheme = "https" if self.settings.tls_certificate else "http"
         LOG.info("REST on %s://%s:%s", scheme, host or "127.0.0.1", self._server.port)
         return super().start()
 
-    def _look_at_lease(self) -> None:
-        while True:
-            try:
-                standby.look(self.core, self._lease)
-            except Exception:
-                LOG.exception("the lease cannot be looked at")
-            eventlet.sleep(LEASE_SECONDS)
-
-    def _follow_tokens(self) -> None:
-        """Takes up what `python -m firewall_app.tokens --database` changes behind our back, and what the store owes."""
+    def _follow_store(self) -> None:
+        """Whether the lease is ours; what others do to the store: commands, another controller, a restored backup; and
+        what it owes.
+        """
         seen: object = None
         while True:
             try:
+                standby.look(self.core, self._lease)
+                self.core.follow()
                 tokens.settle(self.core, self._access)
                 mark = self.core.stored(self.core.store.tokens_mark)
                 if mark != seen:
@@ -184,8 +180,8 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             except StoreError:
                 pass  # /readyz and every write say so
             except Exception:
-                LOG.exception("the tokens in the store cannot be followed")
-            eventlet.sleep(TOKEN_SECONDS)
+                LOG.exception("the store cannot be followed")
+            eventlet.sleep(FOLLOW_SECONDS)
 
     def close(self) -> None:
         if self._server is not None:
@@ -272,8 +268,8 @@ def _access(store: Store, settings: Settings, first: bool) -> Access:
 
 
 def _wait(why: str) -> None:
-    LOG.warning("waiting: %s", why)
-    eventlet.sleep(LEASE_SECONDS)
+    _warn_once("waiting: %s", why)
+    eventlet.sleep(FOLLOW_SECONDS)
 
 
 def _address(settings: Settings) -> str:

@@ -12,6 +12,7 @@ from firewall_app.openflow.session import Body, Key
 
 EXPERIMENTER, SET_CONFIG, FLOW_MOD, MULTIPART, BARRIER, ROLE, BUNDLE, BUNDLE_ADD = 4, 9, 14, 18, 20, 24, 33, 34
 ADD, DELETE_STRICT = 0, 4
+NO_MATCH = struct.pack("!HH4x", 1, 4)
 V14 = 5
 
 
@@ -46,6 +47,7 @@ class FakeSwitch:
     timeouts: dict[Key, int] = field(default_factory=dict)  # of flows that the switch takes away by itself
     flushed: list[int] = field(default_factory=list)
     config: int = 0
+    monitors: int = 0  # how many times it was asked to tell what others do
     role: int = 1
     slave: bool = False  # another controller is master, until this one asks
     _bundle: list[bytes] = field(default_factory=list)
@@ -57,7 +59,7 @@ class FakeSwitch:
             return []
         match kind:
             case 18:
-                return self._multipart(struct.unpack_from("!H", data, 8)[0], xid)
+                return self._multipart(struct.unpack_from("!H", data, 8)[0], xid, data[48:])
             case 20:
                 return [message(21, xid)]
             case 24:
@@ -84,7 +86,7 @@ class FakeSwitch:
             self.role, self.generation, self.slave = role, generation, role == 3
         return [message(25, xid, struct.pack("!I4xQ", self.role, self.generation))]
 
-    def _multipart(self, kind: int, xid: int) -> list[bytes]:
+    def _multipart(self, kind: int, xid: int, match: bytes) -> list[bytes]:
         first = struct.pack("!HH4x", kind, 0)
         if kind == 0:
             texts = ("Nicira, Inc.", self.hardware, self.software)
@@ -92,10 +94,15 @@ class FakeSwitch:
             return [message(19, xid, first + body)]
         if kind == 13:
             return [message(19, xid, first + b"".join(port(n, name) for n, name in self.ports.items()))]
+        if kind == 16:
+            self.monitors += 1
+            return [message(19, xid, first)]
         assert kind == 1
         parts, size = [], 0
         out = []
         for key, body in self.flows.items():
+            if match not in (NO_MATCH, key.match):
+                continue
             length = 48 + len(key.match) + len(body.instructions)
             head = struct.pack("!HBxIIHHHHH2x", length, key.table, 0, 0, key.priority, 0, 0, 0, 0)
             entry = head + struct.pack("!QQQ", body.cookie, 2, 300) + key.match + body.instructions

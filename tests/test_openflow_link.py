@@ -11,6 +11,7 @@ import pytest
 from fakeswitch import FakeSwitch, message
 from policies import DPID, small, with_inbound
 
+from firewall_app.history import beginning
 from firewall_app.openflow import link as link_module
 from firewall_app.openflow import wire
 from firewall_app.openflow.link import INBOX, Link
@@ -25,13 +26,17 @@ class Owner:
 
     token: int | None = 1
 
+    @property
+    def history(self):
+        return self.units(DPID, {}).history
+
     def __init__(self) -> None:
         self.policy, self.revision = small(), 0
         self.reports: list = []
         self.gone = 0
 
     def units(self, dpid, interfaces):
-        return Wanted(self.revision, units(self.policy, dpid, interfaces, Rulings()))
+        return Wanted(beginning(revision=self.revision), units(self.policy, dpid, interfaces, Rulings()))
 
     def connected(self, dpid, switch):
         assert dpid == DPID
@@ -238,7 +243,7 @@ def test_counters_are_read_for_everyone_who_asked_and_nothing_else_is_done(runni
 def test_a_switch_that_refuses_to_tell_its_counters_goes_on(running):
     owner, datapath, link = running
     told = datapath.switch._multipart
-    datapath.switch._multipart = lambda kind, xid: [message(1, xid, bytes([0, 1, 0, 5]) + bytes(8))]
+    datapath.switch._multipart = lambda kind, xid, match: [message(1, xid, bytes([0, 1, 0, 5]) + bytes(8))]
     with pytest.raises(Unreachable, match="does not tell its counters"):
         link.read_counters(5)
     datapath.switch._multipart = told

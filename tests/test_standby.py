@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from api_server import HV1, HV2, OPERATOR, TENANT, VIEWER, World
 
+from firewall_app.history import Point
 from firewall_app.policy.errors import Standby, StoreError
 from firewall_app.service import standby
 
@@ -49,11 +50,11 @@ WRITES = (
 
 @pytest.mark.parametrize(("method", "path", "body", "token"), WRITES)
 def test_T171_a_standby_refuses_writes_and_says_who_is_active(world: World, method, path, body, token) -> None:
-    lines, revision = len(world.store.log), world.core.revision
+    lines, point = len(world.store.log), world.core.history.point
     answer = world.call(method, path, body, token=token)
     assert (answer.status, answer.json["id"]) == (503, "standby")
     assert OTHER in answer.json["message"]
-    assert (len(world.store.log), world.store.revision, world.core.revision) == (lines, revision, revision)
+    assert (len(world.store.log), world.store.newest(), world.core.history.point) == (lines, point, point)
 
 
 def test_who_may_not_write_is_told_so_first(world: World) -> None:
@@ -75,10 +76,10 @@ def test_T171_a_standby_answers_reads_and_is_healthy_and_not_ready(world: World)
 
 def test_T171_a_standby_follows_the_store_and_tells_its_switches(world: World, lease: FakeLease) -> None:
     other = World(store=world.store)
-    other.core.policy, other.core.revision = world.core.policy, world.core.revision
+    other.core.follow(whole=True)
     other.good("PUT", "/v1/droplets/105", {"name": "new"})
     assert world.call("GET", "/v1/droplets/105").status == 404
-    standby.look(world.core, lease)
+    world.core.follow()
     assert world.good("GET", "/v1/droplets/105")["name"] == "new"
 
 
@@ -86,8 +87,9 @@ def test_T171_who_gets_the_lease_takes_up_what_was_committed_before_it_drives_sw
     world: World, lease: FakeLease
 ) -> None:
     other = World(store=world.store)
-    other.core.policy, other.core.revision = world.core.policy, world.core.revision
+    other.core.follow(whole=True)
     other.good("DELETE", "/v1/ports/p103")
+    world.store.supersede(Point(7, 8))
     lease.token = 77
     told: list[tuple[int | None, int]] = []
     world.switches[HV2].policy_changed = lambda: told.append((world.core.token, world.core.revision))  # type: ignore[method-assign]
@@ -96,12 +98,12 @@ def test_T171_who_gets_the_lease_takes_up_what_was_committed_before_it_drives_sw
     assert {revision for token, revision in told if token is not None} == {other.core.revision}
     assert world.good("GET", "/v1/status")["lease"] == {"active": True, "token": 77, "url": None}
     assert world.call("GET", "/readyz").status == 200
+    assert world.core.history.knows(Point(7, 8))  # also what an operator has confirmed
     world.good("PUT", "/v1/droplets/105", {"name": "new"})
 
 
 def test_T171_who_cannot_load_the_policy_does_not_become_active(world: World, lease: FakeLease) -> None:
     lease.token = 77
-    world.store.revision += 1  # there is something to take up
     world.store.broken = True
     standby.look(world.core, lease)
     assert world.core.token is None

@@ -18,6 +18,7 @@ from eventlet.event import Event
 from eventlet.queue import Empty, Full, LightQueue
 from eventlet.semaphore import Semaphore
 
+from ..history import History
 from ..policy.errors import Unreachable
 from ..progress import SwitchReport, Wanted
 from . import wire
@@ -46,6 +47,9 @@ class Owner(Protocol):
     """Who is told of switches, and knows what they should hold.  `token`: of the lease; None on a standby."""
 
     token: int | None
+
+    @property
+    def history(self) -> History: ...
 
     def units(self, dpid: str, interfaces: Any) -> Wanted: ...
 
@@ -106,6 +110,7 @@ class Link:
             pickup_grace=pickup_grace,
             forget_cached=forget_cached,
             token=owner.token,
+            history=lambda: owner.history,
         )
 
     def run(self) -> None:

@@ -33,10 +33,9 @@ def look(core: Core, lease: Lease) -> None:
         token = core.runtime.aside(lease.take)
         if token is None:
             core.stand_by(lease.url)
-            core.follow()
             return
         if core.token is None:
-            core.follow()  # what the one before has committed; nobody can commit more
+            core.follow(whole=True)  # what the one before has committed; nobody can commit more
         core.lead(token)
     except StoreError as error:
         LOG.debug("the lease cannot be looked at: %s", error)  # /readyz and every write say so

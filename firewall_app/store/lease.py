@@ -96,15 +96,18 @@ class Lease:
         Raises StoreError: nothing is known then, and what was true before is taken to be.
         """
         with self._database.reading("look at the lease") as connection:
-            holder = _holder(connection)
-            if self._lock.held(connection) and self._is_ours(holder):
+            held, holder = self._lock.held(connection), _holder(connection)
+            if held and self._is_ours(holder):
                 return holder.token
+            if not held and not self._lock.take(connection):
+                self.token, self.holder = None, holder
+                return None
         # One transaction, hence one session: the token is raised with the lock, or not at all.
         with self._database.writing("take the lease") as connection:
-            if not (self._lock.held(connection) or self._lock.take(connection)):
-                self.token, self.holder = None, _holder(connection)
-                return None
             holder = _holder(connection, hold=True)
+            if not self._lock.held(connection):
+                self.token, self.holder = None, holder
+                return None
             if not self._is_ours(holder):
                 holder = Holder(max(int(self._clock()), holder.token + 1), self._process, self._address)
                 _keep(connection, holder)
