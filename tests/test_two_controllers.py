@@ -19,7 +19,7 @@ from frames import ip_frame, udp
 from ovs_dummy import DummyOvs
 from realfleet import Capture, Control
 
-from lab.controller import Controller
+from lab.controller import Controller, Rest
 from lab.system import wait_until
 
 if TYPE_CHECKING:
@@ -227,6 +227,9 @@ def test_T171_the_standby_takes_over_from_one_that_dies_and_no_flow_changes_and_
     comes_to(two, "standby")
     wait_until("the standby's policy", lambda: two.call("GET", "/v1/droplets/1").status == 200, PATIENCE)
     refuses_as_standby(two, one)
+    secret = one.call("POST", "/v1/tokens", {"role": "viewer"}).json["token"]
+    viewer = Rest(two.host, two.rest.port, secret)
+    wait_until("the standby's tokens", lambda: viewer.call("GET", "/v1/status").status == 200, PATIENCE)
     switch.probe()
     switch.assert_none_lost_none_leaked()
     flows, ages = switch.flows(), switch.ages()
