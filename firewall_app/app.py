@@ -115,6 +115,8 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             self._lease = lease = Lease(settings.database, _address(settings))
             store = Store.leased(settings.database, lease, _wait)
             token = lease.take()
+            if store.is_new:
+                LOG.warning("there was no store in %s: a new, empty one was made", _without_password(settings))
             policy, history = store.load()
             access = _access(store, settings, first=token is not None)
         except (StoreError, ConfigError) as error:

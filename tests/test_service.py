@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -552,6 +553,37 @@ def test_ready_says_what_is_not(world):
     switch.behaviour = "refuse"
     switch.act()
     assert core.ready() == ["store: not reachable", f"hypervisor {DPID}: failed"]
+
+
+def test_a_store_that_fails_is_told_once_and_once_when_it_works_again(world, caplog):
+    core, store, _ = world
+
+    def told():
+        found = [record.getMessage() for record in caplog.records if "the store " in record.getMessage()]
+        caplog.clear()
+        return found
+
+    def write():
+        with suppress(StoreError):
+            firewalls.create(core, "default", spec(name=f"fw{core.revision}"))
+
+    store.broken = "disk full"
+    write()
+    write()
+    assert told() == ["the store fails: disk full"]
+    store.broken, store.lost_answer = None, True
+    core.follow()
+    assert told() == [], "it can be read, and may not be written to yet"
+    store.lost_answer = False
+    write()
+    assert told() == ["the store works again"]
+    store.broken = "gone"
+    with pytest.raises(StoreError):
+        core.follow()
+    store.broken = None
+    core.follow()
+    assert told()[0] == "the store fails: gone"
+    assert not core._store_fails
 
 
 def test_each_rule_is_looked_at_once_however_many_are_there(monkeypatch):

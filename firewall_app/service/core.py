@@ -176,6 +176,7 @@ class Core:
         self.runtime = runtime
         self.store = store
         self.store_failures = 0
+        self._store_fails = False  # said once, and once when it has passed
         self._takes_writes = True  # whether the store took the last write
         self._probed = datetime.min.replace(tzinfo=UTC)  # when it was last asked whether it takes writes again
         self._writing = runtime.lock()
@@ -329,13 +330,19 @@ class Core:
         except Standby as another:
             self.stand_by(another.active)
             raise
-        except StoreError:
+        except StoreError as error:
+            if not self._store_fails:
+                LOG.error("the store fails: %s", error)
             self.store_failures += 1
+            self._store_fails = True
             self._takes_writes &= not writes
             raise
         finally:
             self._storing.release()
         self._takes_writes |= writes
+        if self._store_fails and self._takes_writes:
+            LOG.warning("the store works again")
+            self._store_fails = False
         return done
 
     def _catch_up(self) -> None:

@@ -19,6 +19,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -50,9 +51,9 @@ class Holder(NamedTuple):
 
 
 class _Lock(Protocol):
-    def held(self, connection: Connection) -> bool: ...
+    def held(self, connection: Connection | None) -> bool: ...
 
-    def take(self, connection: Connection) -> bool: ...
+    def take(self, connection: Connection | None) -> bool: ...
 
     def close(self) -> None: ...
 
@@ -67,9 +68,12 @@ class Lease:
         self._process = secrets.token_hex(8)
         self._address = address
         self._clock = clock
-        self._database = Database(url, migrate=False)
-        path = self._database.path
+        self._url = url
+        path = Database.file_of(url)
         self._lock: _Lock = _FileLock(path) if path is not None else _SessionLock()
+        # The lock of a session is taken before there are tables; a file is opened once they are there.
+        self._opened = Database(url, as_it_is=True, looks=False) if path is None else None
+        self._locked = False
 
     @property
     def url(self) -> str:
@@ -79,16 +83,24 @@ class Lease:
     def close(self) -> None:
         self.token = None
         self._lock.close()
-        self._database.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def lock(self) -> bool:
         """Takes the lock alone, before there are tables.  Raises StoreError."""
-        with self._database.reading("lock the lease") as connection:
-            return self._lock.held(connection) or self._lock.take(connection)
+        with nullcontext() if self._opened is None else self._opened.reading("lock the lease") as connection:
+            self._locked = self._lock.held(connection) or self._lock.take(connection)
+        return self._locked
 
-    def readable(self) -> bool:
-        """Whether the tables are there as this program knows them.  Raises StoreError, also when they are newer."""
-        return self._database.is_current()
+    def is_locked(self) -> bool:
+        """Whether we had the lock when we looked last."""
+        return self._locked
+
+    @property
+    def _database(self) -> Database:
+        if self._opened is None:
+            self._opened = Database(self._url, as_it_is=True)
+        return self._opened
 
     def take(self) -> int | None:
         """Takes the lease if nobody has it; gives its token, None when another has it.
@@ -99,7 +111,8 @@ class Lease:
             held, holder = self._lock.held(connection), _holder(connection)
             if held and self._is_ours(holder):
                 return holder.token
-            if not held and not self._lock.take(connection):
+            self._locked = held or self._lock.take(connection)
+            if not self._locked:
                 self.token, self.holder = None, holder
                 return None
         # One transaction, hence one session: the token is raised with the lock, or not at all.
@@ -139,11 +152,13 @@ def _keep(connection: Connection, holder: Holder) -> None:
 class _SessionLock:
     """Of the session of a PostgreSQL server; the end of the session gives it free."""
 
-    def held(self, connection: Connection) -> bool:
+    def held(self, connection: Connection | None) -> bool:
         # Asked anew each time: the session may be another one, after one that broke.
+        assert connection is not None  # noqa: S101 - it is of a session
         return bool(connection.execute(_HAS_LOCK).scalar_one())
 
-    def take(self, connection: Connection) -> bool:
+    def take(self, connection: Connection | None) -> bool:
+        assert connection is not None  # noqa: S101 - as above
         return bool(connection.execute(_TRY_LOCK).scalar_one())
 
     def close(self) -> None:
@@ -161,10 +176,10 @@ class _FileLock:
         self._path = path.with_name(path.name + "-lease")
         self._file: int | None = None
 
-    def held(self, _connection: Connection) -> bool:
+    def held(self, _: Connection | None) -> bool:
         return self._file is not None and self._is_at_path(self._file)
 
-    def take(self, _connection: Connection) -> bool:
+    def take(self, _: Connection | None) -> bool:
         self.close()
         with told(f"cannot lock {self._path}"):
             file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
