@@ -68,8 +68,8 @@ class Database:
     ) -> None:
         """Opens, creates or upgrades; with `as_it_is` opens only what needs neither.  Raises StoreError.
 
-        `before` is called before anything is created or upgraded, and may raise StoreError.  Without `looks` there may be
-        any tables or none; with PostgreSQL alone.
+        `before` is called before anything is created or upgraded, and may raise StoreError.  Without `looks` there may
+        be any tables or none; with PostgreSQL alone.
         """
         self.url = _parsed(url)
         self.name = self.url.render_as_string(hide_password=True)
