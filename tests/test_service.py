@@ -598,3 +598,26 @@ def test_each_rule_is_looked_at_once_however_many_are_there(monkeypatch):
         firewalls.add_rules(core, "default", FIREWALL, rules, ())
     assert firewalls.remove_rules(core, "default", FIREWALL, rules, ()).value == 198  # two are there
     assert 400 <= len(looks) <= 420
+
+
+def test_a_switch_that_was_refused_is_listed_with_the_reason_and_disturbs_nobody(world):
+    core, _, switch = world
+    before = core.progress.report(DPID)
+    assert before.connected
+    core.refused(DPID, "192.0.2.9", "its certificate is another's")
+    assert core.progress.report(DPID) == before
+    core.disconnected(DPID, switch)
+    core.refused(DPID, "192.0.2.9", "its certificate is another's")
+    report = core.progress.report(DPID)
+    assert report.error == "192.0.2.9 was refused: its certificate is another's"
+    assert (report.connected, report.confirmed) == (False, before.confirmed)
+
+
+def test_strangers_beyond_count_are_not_all_remembered(world, monkeypatch):
+    core, _, _ = world
+    monkeypatch.setattr("firewall_app.service.core.STRANGERS", 3)
+    for number in range(100, 110):
+        core.refused(f"{number:016x}", "192.0.2.9", "it is not registered")
+    listed = [view.dpid for view in hypervisors.every(core) if view.hypervisor is None]
+    assert listed == [f"{number:016x}" for number in (107, 108, 109)]
+    assert DPID in core.progress.reports
