@@ -34,6 +34,7 @@ class Sync(Enum):
     IN_SYNC = "in_sync"
     SYNCING = "syncing"
     FAILED = "failed"
+    STANDBY = "standby"  # another controller drives it
     UNREACHABLE = "unreachable"
 
 

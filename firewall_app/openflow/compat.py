@@ -23,8 +23,8 @@ LOG = logs.get(__name__)
 _MAIN = eventlet.getcurrent()  # who waits for Ryu's services; this module is imported there
 
 # Message types that a session reads itself, in bytes (OpenFlow 1.4.0, 7.1): error, experimenter, configuration reply,
-# port status, multipart reply, barrier reply, role reply, bundle control.
-_OURS = (1, 4, 8, 12, 19, 21, 25, 33)
+# port status, multipart reply, barrier reply, role reply, role status, bundle control.
+_OURS = (1, 4, 8, 12, 19, 21, 25, 30, 33)
 HELLO, ECHO_REQUEST, ECHO_REPLY, FEATURES_REPLY, MULTIPART = 0, 2, 3, 6, 19
 TLS_HANDSHAKE = 0x16  # the first byte of who speaks TLS (RFC 8446, 5.1), where OpenFlow has its version
 
