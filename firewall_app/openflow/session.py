@@ -16,7 +16,7 @@ Sources: OpenFlow 1.4.0, 6.9 (bundles) and 7.3.9; the connect sequence of docs/a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum, auto
@@ -38,6 +38,7 @@ from ..pipeline.tables import (
     cookie_parts,
 )
 from ..pipeline.unit import TURNS, Generation, PickUp, PortProtection, Turn, Unit, UnitKey, next_generation
+from ..policy.model import mac_number
 from ..progress import SwitchReport, Sync, Wanted
 from . import wire
 
@@ -70,6 +71,13 @@ class Key(NamedTuple):
 class Body(NamedTuple):
     cookie: int
     instructions: bytes
+
+
+class Owner(NamedTuple):
+    """Whose connections a zone holds: a port's, as long as it has its slot and its MAC."""
+
+    slot: int
+    mac: int
 
 
 class State(Enum):
@@ -119,13 +127,13 @@ class Session:
         self._actual: dict[Key, Body] = {}
         self._desired: Desired[Key, Body] = Desired(_render)
         self._look_at: set[Key] | None = None  # keys that may differ; None: all
-        self._slots: frozenset[int] = frozenset()  # whose zones are in use on the switch
+        self._owners: frozenset[Owner] = frozenset()  # whose zones are in use on the switch
         self._keep_flows = False
         self._auditing = False  # comparing with a fresh reading of a switch that was in step
         self._repairing = 0  # how many flows the bundle in flight puts right that someone else changed
         self._lost_role = False  # another controller became master: to be asked for again
         self._in_bundle: Difference[Key, Body] | None = None
-        self._bundle_slots: frozenset[int] = frozenset()
+        self._bundle_owners: frozenset[Owner] = frozenset()
         self._revision = -1
         self._added: dict[int, Key] = {}  # xid of an add -> its flow
         self._errors: list[wire.Error] = []
@@ -196,6 +204,8 @@ class Session:
             case wire.DescReply():
                 return self._on_version(message, now)
             case wire.PortDescReply():
+                if message.xid not in self._expected:
+                    return []
                 self._ports_read |= {port.number: port.name for port in message.ports}
                 if message.more:
                     return []
@@ -251,10 +261,8 @@ class Session:
         self._actual = {key: body for key, body in read.items() if not _goes_by_itself(key, body)}
         self._auditing = self.reads > 1
         self._look_at = None
-        # A slot's zone is in use while its port is tracked: the flow that sends it there says so.
-        # Also when another layout made it: the connections in the zone are the same.
-        used = (f.cookie for f in found if f.table == DISPATCH.id and f.priority in (110, 112))
-        self._slots = frozenset(cookie & 0xFFFFFFFF for cookie in used if cookie >> 40 & 0xFF == Kind.PORT)
+        # What we knew stays known: a flow that someone deleted by hand takes no connection out of its zone.
+        self._owners |= _owners(found)
         self._state = State.IDLE
         return self._compare(now)
 
@@ -309,14 +317,17 @@ class Session:
 
     def _on_port(self, message: wire.PortStatus, now: Moment) -> list[bytes]:
         number, name = message.port.number, message.port.name
-        if message.reason == wire.PORT_DELETE:
-            if self._interfaces.pop(number, None) is None:
-                return []
-        elif self._interfaces.get(number) == name:
+        same = self._interfaces.get(number) == (None if message.reason == wire.PORT_DELETE else name)
+        for known in (self._interfaces, self._ports_read):  # of a list in several parts the rest may be on its way
+            if message.reason == wire.PORT_DELETE:
+                known.pop(number, None)
+            else:
+                known[number] = name
+        if same:
             return []  # a link went up or down: no flow depends on it
-        else:
-            self._interfaces[number] = name
-        self.report = replace(self.report, interfaces=dict(self._interfaces))
+        if self.reads:  # before, nothing was said of any port
+            # Whatever is in flight was not made for these ports: until it is looked at again, nothing is confirmed.
+            self.report = replace(self.report, sync=Sync.SYNCING, confirmed=-1, interfaces=dict(self._interfaces))
         return self.policy_changed(now)
 
     # ---- comparing and changing
@@ -338,7 +349,8 @@ class Session:
         looked = None if self._look_at is None else self._look_at | touched
         changes = difference(self._desired, self._actual, looked)
         # After a reading one cannot know what was there before: what someone took away may have admitted a connection.
-        unknown = self._look_at is None and bool(self._actual) and bool(changes)
+        # Only a switch that has nothing when we first meet it has been restarted.
+        unknown = self._look_at is None and bool(changes) and (bool(self._actual) or self.reads > 1)
         wrong = len(changes.delete) + len(changes.put)
         # Every change since the last confirmed one asked to leave live connections alone.
         kept = cut <= self.report.confirmed < revision
@@ -348,18 +360,24 @@ class Session:
             touched |= self._desired.put(TURN, Turn((turn.number + 1) % TURNS))
         changes = difference(self._desired, self._actual, None if looked is None else looked | touched)
         self._look_at = set()
-        slots = frozenset(unit.slot for unit in units.values() if isinstance(unit, PortProtection) and unit.tracked)
+        owners = frozenset(
+            Owner(unit.slot, mac_number(unit.mac))
+            for unit in units.values()
+            if isinstance(unit, PortProtection) and unit.tracked
+        )
         self.report = replace(self.report, interfaces=dict(self._interfaces))
         if not changes:
-            self._slots = slots
+            self._owners = owners
             return self._confirm(revision, now, changed=False)
         # The same revision once more, and yet there is something to do: someone else has changed the switch.
         self._repairing = wrong if self._auditing and revision == self.report.confirmed else 0
-        return self._send(changes, revision, slots, now)
+        return self._send(changes, revision, owners, now)
 
-    def _send(self, changes: Difference[Key, Body], revision: int, slots: frozenset[int], now: Moment) -> list[bytes]:
+    def _send(
+        self, changes: Difference[Key, Body], revision: int, owners: frozenset[Owner], now: Moment
+    ) -> list[bytes]:
         version, self._state = self._version, State.ADDING
-        self._in_bundle, self._revision, self._bundle_slots = changes, revision, slots
+        self._in_bundle, self._revision, self._bundle_owners = changes, revision, owners
         self._added, self._errors, self._expected = {}, [], {}
         self._bundle = self._bundle % 0xFFFFFFFF + 1
         # Work at a revision that was confirmed already: until it is done, nothing of this switch is known to be right.
@@ -368,14 +386,15 @@ class Session:
         out = []
         # The connection state of a slot's last owner must not serve the next.  A switch without any flow of ours has
         # been restarted: its connections, if the kernel kept them, are those of the slots' present owners.
+        new = _slots(owners - self._owners)
         if self._actual:
-            out += [wire.ct_flush_zone(version, self._next_xid(), slot) for slot in sorted(slots - self._slots)]
+            out += [wire.ct_flush_zone(version, self._next_xid(), slot) for slot in new]
         out.append(wire.bundle_open(version, self._next_xid(), self._bundle))
         for key in changes.delete:
             out.append(self._add(wire.DELETE_STRICT, key, None))
         for key, body in changes.put:
             out.append(self._add(wire.ADD, key, body))
-        for slot in sorted(slots - self._slots) if self._pickup_grace else ():
+        for slot in new if self._pickup_grace else ():
             out += [self._add(wire.ADD, key, body, self._pickup_grace) for key, body in _render(PickUp(slot))]
         out.append(wire.barrier(version, self._ask("a bundle", now)))
         return out
@@ -404,9 +423,10 @@ class Session:
         for key in changes.delete:
             self._actual.pop(key, None)
         self._actual.update(changes.put)
-        gone = self._slots - self._bundle_slots
-        out = [wire.ct_flush_zone(self._version, self._next_xid(), slot) for slot in sorted(gone)]
-        self._slots = self._bundle_slots
+        # Of a slot that changed hands also what its former owner opened while the bundle was on its way.
+        gone = _slots(self._owners - self._bundle_owners)
+        out = [wire.ct_flush_zone(self._version, self._next_xid(), slot) for slot in gone]
+        self._owners = self._bundle_owners
         self.changes.append(
             f"revision {self._revision}: {len(changes.delete)} flows deleted, {len(changes.put)} added"
             f" of {len(self._desired)}"
@@ -495,6 +515,27 @@ def _render(unit: Unit | PickUp) -> list[tuple[Key, Body]]:
         )
         for flow in unit.flows()
     ]
+
+
+def _owners(flows: Iterable[wire.RawFlow]) -> frozenset[Owner]:
+    """Whose zones are in use: those of ports that are tracked, as the flows that send packets there say.
+
+    Also when another layout made them: the connections are the same.
+    """
+    found = set()
+    for flow in flows:
+        if flow.table == DISPATCH.id and flow.priority in (110, 112) and flow.cookie >> 40 & 0xFF == Kind.PORT:
+            try:
+                to = wire.decode_match(flow.match).get("eth_dst")
+            except wire.DecodeError:
+                continue  # not a flow of ours
+            if to is not None:
+                found.add(Owner(flow.cookie & 0xFFFFFFFF, to.value))
+    return frozenset(found)
+
+
+def _slots(owners: Iterable[Owner]) -> list[int]:
+    return sorted({owner.slot for owner in owners})
 
 
 def _judges(key: Key) -> bool:
