@@ -22,7 +22,7 @@ from simhost import SimHost
 from strategies import frame_of
 
 from firewall_app.openflow import wire
-from firewall_app.openflow.session import GENERATION, TURN, _render
+from firewall_app.openflow.session import FENCE, GENERATION, TURN, _render
 from firewall_app.pipeline.compile import ports_here, units
 from firewall_app.pipeline.tracker import Frame
 from firewall_app.pipeline.unit import PortGuards
@@ -121,7 +121,7 @@ class World:
     def check_flows(self, dpid: str, host: SimHost) -> None:
         assert host.session is not None
         meant = dict(units(self.core.policy, dpid, host.switch.ports, self.core.rulings))
-        for own in (GENERATION, TURN):
+        for own in (GENERATION, TURN, FENCE):
             unit = host.session._desired.unit(own)
             assert unit is not None
             meant[own] = unit
