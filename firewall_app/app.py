@@ -184,6 +184,8 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             if link is not None:
                 link.close()
             return
+        if not datapath.is_active:
+            return  # it went before we came to it
         dpid = f"{datapath.id:016x}"
         if not self.settings.enrol and dpid not in self.core.policy.hypervisors:
             LOG.warning("hypervisor %s from %s is not registered: disconnected", dpid, datapath.address[0])

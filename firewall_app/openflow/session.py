@@ -458,9 +458,7 @@ class Session:
         ]
         return tuple(Drift(now.wall, what, _text(key, body)) for what, key, body in found[:MOST_TOLD])
 
-    def _send(
-        self, changes: Difference[Key, Body], point: Point, owners: frozenset[Owner], now: Moment
-    ) -> list[bytes]:
+    def _send(self, changes: Difference[Key, Body], point: Point, owners: frozenset[Owner], now: Moment) -> list[bytes]:
         version, self._state, revision = self._version, State.ADDING, point.revision
         self._in_bundle, self._point, self._bundle_owners = changes, point, owners
         self._added, self._errors, self._expected = {}, [], {}
