@@ -146,9 +146,6 @@ def test_a_live_migration_and_back_takes_traffic_along_and_no_state(cloud):
         agree(cloud, "web", "app", "db")
         assert not tracked(old, before)
         assert zones(cloud, target)["web"] != before
-    lab.unplug("web")
-    lab.plug("web", 11)
-    wait_for(cloud, "web", "succeeded", 11)
 
 
 def agree_not(cloud, name):
@@ -192,13 +189,13 @@ MEDDLING = {
 def test_T164_T175_what_somebody_does_to_flows_is_noticed_repaired_and_told(cloud, how):
     """By the flow monitor: audits are off."""
     host = cloud.lab.hypervisors["hv1"]
-    right, before = shape(host), len(drift(cloud, host))
+    right, before = shape(host), drift(cloud, host)
     command, argument, what = MEDDLING[how]
     host.ovs.ofctl(command, "br0", *([argument] if argument else []))
-    wait_until("the repair", lambda: shape(host) == right and len(drift(cloud, host)) > before, PATIENCE, 0.02)
+    wait_until("the repair", lambda: shape(host) == right and drift(cloud, host) != before, PATIENCE, 0.02)
     cloud.wait_in_sync()
     told = drift(cloud, host)
-    assert what in {one["what"] for one in told}
+    assert what in {one["change"] for one in told}
     assert all("table=" in one["flow"] for one in told)
     agree(cloud, "web", "app", services=(("tcp", 80), ("tcp", 81)))
 
