@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakeswitch import FakeSwitch
+from ovs_dummy import DummyOvs
 from policies import ANYONE, rule
-from simswitches import Member, SimSwitches
+from simswitches import SimSwitches
 
 from firewall_app.policy.model import Droplet, Firewall, Hypervisor, Peer, Port, Tag
 from firewall_app.policy.policy import Draft, Policy
@@ -49,12 +53,9 @@ def policy() -> Draft:
 class Site:
     """A controller, and switches that may connect to it."""
 
-    def __init__(self, controller: Controller, switches: SimSwitches, leaks: Path) -> None:
-        self.controller, self.switches, self.leaks = controller, switches, leaks
-
-    @property
-    def members(self) -> list[Member]:
-        return self.switches.members
+    def __init__(self, controller: Controller, switches: SimSwitches | None, leaks: Path) -> None:
+        self.controller, self.leaks = controller, leaks
+        self.switches, self.members = switches, switches.members if switches else []
 
     def count(self, state: str) -> int:
         """Registered hypervisors in a state."""
@@ -66,7 +67,7 @@ class Site:
         """Waits until so many are in a state; how long it took."""
         begun = time.monotonic()
         wait_until(f"{count} {state}", lambda: self.count(state) == count, PATIENCE, 0.3)
-        assert not self.switches.problems
+        assert not (self.switches and self.switches.problems)
         return time.monotonic() - begun
 
     def held(self) -> dict[str, int]:
@@ -84,9 +85,9 @@ class Site:
         return int(found[1]) // 1024
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    directory = tmp_path_factory.mktemp("fleet")
+@contextmanager
+def counted(directory: Path, **options: Any) -> Iterator[tuple[Controller, Path]]:
+    """A controller that knows the fleet and tells what it holds."""
     store = Store.open(f"sqlite:///{directory}/firewall.db")
     draft = policy()
     store.commit(draft.changes, draft.counters, store.newest())
@@ -96,10 +97,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         patch.setenv("LEAKS_FILE", str(leaks))
         patch.setenv("PYTHONPATH", str(HERE))
         command = (sys.executable, str(HERE / "counted_ryu.py"))
-        with Controller(directory, command=command, settings={"audit_interval": 0}) as controller:
-            switches = (FakeSwitch(ports={1: "eth0", 2: "tap0"}) for _ in range(FLEET))
-            with SimSwitches(switches, controller.host, controller.openflow_port) as fleet:
-                yield Site(controller, fleet, leaks)
+        with Controller(directory, command=command, settings={"audit_interval": 0}, **options) as controller:
+            yield controller, leaks
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with counted(tmp_path_factory.mktemp("fleet")) as (controller, leaks):
+        switches = (FakeSwitch(ports={1: "eth0", 2: "tap0"}) for _ in range(FLEET))
+        with SimSwitches(switches, controller.host, controller.openflow_port) as fleet:
+            yield Site(controller, fleet, leaks)
 
 
 class Asking(threading.Thread):
@@ -211,3 +218,40 @@ def test_T167_T169_T182_what_single_switches_do_concerns_no_other(site):
     assert one.switch.commits == commits
     assert "Traceback" not in site.controller.log.read_text()
     site.switches.disconnect(site.members)
+
+
+@pytest.mark.ovs
+def test_T167_a_real_switch_that_comes_back_fifty_times_leaves_nothing_behind_and_is_sent_nothing(tmp_path):
+    with (
+        tempfile.TemporaryDirectory(prefix="fw-") as short,
+        DummyOvs(Path(short)) as ovs,
+        counted(tmp_path, host="0.0.0.0") as (controller, leaks),
+    ):
+        site = Site(controller, None, leaks)
+
+        def connect(round_: int) -> None:
+            """Another address of the same controller: Open vSwitch connects at once, and keeps its flows."""
+            target = f"tcp:127.0.0.{1 + round_ % 2}:{controller.openflow_port}"
+            ovs.vsctl("--no-wait", "set", "controller", "br0", f'target="{target}"')
+            wait_until("the connection", lambda: connections() > round_, PATIENCE, 0.01)
+
+        def connections() -> int:
+            found = re.search(
+                r"^firewall_hypervisor_connections_total (\d+)", controller.call("GET", "/metrics").json, re.M
+            )
+            return int(found[1]) if found else 0
+
+        ovs.add_bridge("br0", ("eth0", "tap0"))
+        ovs.vsctl("set-controller", "br0", f"tcp:127.0.0.1:{controller.openflow_port}")
+        connect(0)
+        site.wait_for("in_sync", 1)
+        held = ovs.ofctl("-O", "OpenFlow14", "--no-stats", "dump-flows", "br0")
+        before, files = site.held(), site.memory("VmRSS")
+        for round_ in range(1, 51):
+            connect(round_)
+        site.wait_for("in_sync", 1)
+        wait_until("nothing left", lambda: no_more(site.held(), before), PATIENCE)
+        assert site.memory("VmRSS") < files + 30
+        assert ovs.ofctl("-O", "OpenFlow14", "--no-stats", "dump-flows", "br0") == held
+        assert controller.log.read_text().count("flows deleted") == 1, "the first time alone"
+        assert "Traceback" not in controller.log.read_text()
