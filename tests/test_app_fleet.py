@@ -32,12 +32,12 @@ MOST_MEGABYTES = 400  # of memory, at the peak of a storm of all
 PATIENCE = 120  # seconds until we give up: no measure of anything
 
 
-def policy() -> Draft:
+def policy(fleet: int) -> Draft:
     """A droplet on each hypervisor, all behind one firewall; the first ones know each other by a tag, too."""
     draft = Policy().edit()
     draft.put(Tag("default", "all"))
     draft.put(Tag("default", "few"))
-    for number in range(1, FLEET + 1):
+    for number in range(1, fleet + 1):
         dpid = f"{number:016x}"
         draft.put(Hypervisor(dpid, f"hv-{number}", ("eth0",)))
         draft.put(Droplet(number, name=f"d{number}", tags=("all", "few") if number <= TAGGED else ("all",)))
@@ -86,10 +86,10 @@ class Site:
 
 
 @contextmanager
-def counted(directory: Path, **options: Any) -> Iterator[tuple[Controller, Path]]:
+def counted(directory: Path, fleet: int, **options: Any) -> Iterator[tuple[Controller, Path]]:
     """A controller that knows the fleet and tells what it holds."""
     store = Store.open(f"sqlite:///{directory}/firewall.db")
-    draft = policy()
+    draft = policy(fleet)
     store.commit(draft.changes, draft.counters, store.newest())
     store.close()
     leaks = directory / "leaks.json"
@@ -103,7 +103,7 @@ def counted(directory: Path, **options: Any) -> Iterator[tuple[Controller, Path]
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with counted(tmp_path_factory.mktemp("fleet")) as (controller, leaks):
+    with counted(tmp_path_factory.mktemp("fleet"), FLEET) as (controller, leaks):
         switches = (FakeSwitch(ports={1: "eth0", 2: "tap0"}) for _ in range(FLEET))
         with SimSwitches(switches, controller.host, controller.openflow_port) as fleet:
             yield Site(controller, fleet, leaks)
@@ -225,7 +225,7 @@ def test_T167_a_real_switch_that_comes_back_fifty_times_leaves_nothing_behind_an
     with (
         tempfile.TemporaryDirectory(prefix="fw-") as short,
         DummyOvs(Path(short)) as ovs,
-        counted(tmp_path, host="0.0.0.0") as (controller, leaks),
+        counted(tmp_path, 1, host="0.0.0.0") as (controller, leaks),
     ):
         site = Site(controller, None, leaks)
 
