@@ -280,6 +280,8 @@ class Progress:
         if number is None or number not in report.interfaces:
             if report.sync is Sync.SYNCING and not report.interfaces:
                 return Status.WAITING, None, number, name
+            if report.sync is Sync.FAILED and not report.interfaces:  # a switch that is not driven tells of no port
+                return Status.FAILED, report.error, number, name
             return Status.ABSENT, None, number, name
         holder = next((p.id for p, n in ports_here(policy, port.hypervisor, report.interfaces) if n == number), port_id)
         if holder != port_id:

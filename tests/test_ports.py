@@ -175,7 +175,7 @@ class World:
                         assert set(sent.reached) == (places if allowed else set()), f"{packet}\n{sent}"
 
 
-@settings(max_examples=40, stateful_step_count=30, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, stateful_step_count=30, suppress_health_check=list(HealthCheck))
 class Ports(RuleBasedStateMachine):
     """Everything that may happen to ports, in any order, with messages on their way."""
 
