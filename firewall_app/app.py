@@ -261,6 +261,8 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             if link is not None:
                 link.close()
             return
+        if not datapath.is_active:
+            return  # it went before we came to it
         dpid, host = f"{datapath.id:016x}", datapath.address[0]
         refused = self._refused(dpid, datapath.socket.identity)
         if refused is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import threading
 from collections import Counter
 from types import SimpleNamespace
@@ -262,3 +264,32 @@ def test_a_switch_that_does_not_tell_its_counters_holds_nobody(running):
     link.close()
     with pytest.raises(Unreachable, match="went away"):
         waiting.wait()
+
+
+def test_a_session_ends_with_its_connection_though_nobody_says_so():
+    """Ryu loses the event when more switches go at once than its queue holds: the thread that tells it is killed."""
+    importlib.import_module("ryu.base.app_manager")  # first: ryu.controller cannot be imported by itself
+    compat = importlib.import_module("firewall_app.openflow.compat")
+    compat.install()
+
+    class Connection:
+        closed = 0
+
+        def __init__(self):
+            self.firewall_link = self
+
+        def close(self):
+            self.closed += 1
+
+    def cut(_):
+        raise ConnectionResetError
+
+    for ends in (lambda _: None, cut):
+        connection = Connection()
+        with contextlib.suppress(ConnectionResetError):
+            compat._serve(ends)(connection)
+        assert connection.closed == 1
+    connection.firewall_link = None
+    compat._serve(lambda _: None)(connection)
+    assert connection.closed == 1
+    assert compat.controller.Datapath.serve.__qualname__.startswith("_serve."), "and Ryu's is replaced"

@@ -96,6 +96,25 @@ def _well_formed_hello(message: bytes) -> bool:
     return True
 
 
+def _serve(original: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Has a session end with its connection, whatever becomes of Ryu's event that says so.
+
+    Ryu kills the thread that sends echo requests when a connection ends.  That thread may be the one that has just
+    declared the connection dead, and be waiting for room in the queue of events, which a hundred switches that go at
+    once fill: the event is lost, and nobody says it a second time.
+    """
+
+    def serve(datapath: Any) -> None:
+        try:
+            original(datapath)
+        finally:
+            link = getattr(datapath, "firewall_link", None)
+            if link is not None:
+                link.close()
+
+    return serve
+
+
 def install() -> None:
     """Makes the changes; once."""
     if isinstance(controller.StreamServer, partial):
@@ -103,6 +122,7 @@ def install() -> None:
     controller.StreamServer = partial(Listener, fail=lambda why: end(SystemExit(f"firewall: {why}")))
     controller.datapath_connection_factory = _handler(controller.datapath_connection_factory)
     ofproto_parser.msg = _receive(ofproto_parser.msg)
+    controller.Datapath.serve = _serve(controller.Datapath.serve)
     # Ryu sends no echo requests unless told to, and so never notices a switch that is gone without a word.
     cfg.CONF.set_default("echo_request_interval", 5.0)
     cfg.CONF.set_default("maximum_unreplied_echo_requests", 3)

@@ -17,7 +17,7 @@ Sources: OpenFlow 1.4.0, 6.9 (bundles) and 7.3.9; the connect sequence of docs/a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum, auto
@@ -40,6 +40,7 @@ from ..pipeline.tables import (
     cookie_parts,
 )
 from ..pipeline.unit import TURNS, Fence, Generation, PickUp, PortProtection, Turn, Unit, UnitKey, next_generation
+from ..policy.model import mac_number
 from ..progress import Drift, SwitchReport, Sync, Wanted
 from . import wire
 
@@ -84,6 +85,13 @@ class Decision(NamedTuple):
     event: str
     fields: dict[str, Any]
     serious: bool = False
+
+
+class Owner(NamedTuple):
+    """Whose connections a zone holds: a port's, as long as it has its slot and its MAC."""
+
+    slot: int
+    mac: int
 
 
 class State(Enum):
@@ -136,7 +144,7 @@ class Session:
         self._actual: dict[Key, Body] = {}
         self._desired: Desired[Key, Body] = Desired(_render)
         self._look_at: set[Key] | None = None  # keys that may differ; None: all
-        self._slots: frozenset[int] = frozenset()  # whose zones are in use on the switch
+        self._owners: frozenset[Owner] = frozenset()  # whose zones are in use on the switch
         self._keep_flows = False
         self._auditing = False  # comparing with a fresh reading of a switch that was in step
         self._repairing: tuple[Drift, ...] = ()  # what the bundle in flight puts right that someone else did
@@ -148,7 +156,7 @@ class Session:
         self._drift_at = -DRIFT_PAUSE
         self._master = False  # whether the switch has given us the role
         self._in_bundle: Difference[Key, Body] | None = None
-        self._bundle_slots: frozenset[int] = frozenset()
+        self._bundle_owners: frozenset[Owner] = frozenset()
         self._point = Point(0, -1)  # of the bundle in flight
         self._added: dict[int, Key] = {}  # xid of an add -> its flow
         self._errors: list[wire.Error] = []
@@ -233,6 +241,8 @@ class Session:
             case wire.DescReply():
                 return self._on_version(message, now)
             case wire.PortDescReply():
+                if message.xid not in self._expected:
+                    return []
                 self._ports_read |= {port.number: port.name for port in message.ports}
                 if message.more:
                     return []
@@ -315,10 +325,8 @@ class Session:
         self._actual = {key: body for key, body in read.items() if not _goes_by_itself(key, body)}
         self._auditing = self.reads > 1
         self._look_at = None
-        # A slot's zone is in use while its port is tracked: the flow that sends it there says so.
-        # Also when another layout made it: the connections in the zone are the same.
-        used = (f.cookie for f in found if f.table == DISPATCH.id and f.priority in (110, 112))
-        self._slots = frozenset(cookie & 0xFFFFFFFF for cookie in used if cookie >> 40 & 0xFF == Kind.PORT)
+        # What we knew stays known: a flow that someone deleted by hand takes no connection out of its zone.
+        self._owners |= _owners(found)
         self._state = State.IDLE
         return self._compare(now)
 
@@ -415,14 +423,17 @@ class Session:
 
     def _on_port(self, message: wire.PortStatus, now: Moment) -> list[bytes]:
         number, name = message.port.number, message.port.name
-        if message.reason == wire.PORT_DELETE:
-            if self._interfaces.pop(number, None) is None:
-                return []
-        elif self._interfaces.get(number) == name:
+        same = self._interfaces.get(number) == (None if message.reason == wire.PORT_DELETE else name)
+        for known in (self._interfaces, self._ports_read):  # of a list in several parts the rest may be on its way
+            if message.reason == wire.PORT_DELETE:
+                known.pop(number, None)
+            else:
+                known[number] = name
+        if same:
             return []  # a link went up or down: no flow depends on it
-        else:
-            self._interfaces[number] = name
-        self.report = replace(self.report, interfaces=dict(self._interfaces))
+        if self.reads:  # before, nothing was said of any port
+            # Whatever is in flight was not made for these ports: until it is looked at again, nothing is confirmed.
+            self.report = replace(self.report, sync=Sync.SYNCING, confirmed=-1, interfaces=dict(self._interfaces))
         return self.policy_changed(now)
 
     def _on_drift(self, now: Moment) -> list[bytes]:
@@ -494,17 +505,21 @@ class Session:
             touched |= self._desired.put(FENCE, Fence(*history.point))
         changes = difference(self._desired, self._actual, None if looked is None else looked | touched)
         self._look_at = set()
-        slots = frozenset(unit.slot for unit in units.values() if isinstance(unit, PortProtection) and unit.tracked)
+        owners = frozenset(
+            Owner(unit.slot, mac_number(unit.mac))
+            for unit in units.values()
+            if isinstance(unit, PortProtection) and unit.tracked
+        )
         self.report = replace(self.report, interfaces=dict(self._interfaces))
         if not changes:
-            self._slots = slots
+            self._owners = owners
             return self._confirm(history.point, now, changed=False)
         # The same revision once more, and yet there is something to do: someone else has changed the switch.
         self._repairing = ()
         if self._auditing and revision == self.report.confirmed:
             self._repairing = self._told(wrong, now)
             self._repaired = len(wrong.delete) + len(wrong.put)
-        return self._send(changes, history.point, slots, now)
+        return self._send(changes, history.point, owners, now)
 
     def _fenced(self, held: Point, ours: Point, now: Moment) -> list[bytes]:
         """Somebody has given the switch a policy that ours does not descend from: it is left as it is."""
@@ -536,9 +551,9 @@ class Session:
         ]
         return tuple(Drift(now.wall, what, _text(key, body)) for what, key, body in found[:MOST_TOLD])
 
-    def _send(self, changes: Difference[Key, Body], point: Point, slots: frozenset[int], now: Moment) -> list[bytes]:
+    def _send(self, changes: Difference[Key, Body], point: Point, owners: frozenset[Owner], now: Moment) -> list[bytes]:
         version, self._state, revision = self._version, State.ADDING, point.revision
-        self._in_bundle, self._point, self._bundle_slots = changes, point, slots
+        self._in_bundle, self._point, self._bundle_owners = changes, point, owners
         self._added, self._errors, self._expected = {}, [], {}
         self._bundle = self._bundle % 0xFFFFFFFF + 1
         # Work at a revision that was confirmed already: until it is done, nothing of this switch is known to be right.
@@ -547,14 +562,15 @@ class Session:
         out = []
         # The connection state of a slot's last owner must not serve the next.  A switch without any flow of ours has
         # been restarted: its connections, if the kernel kept them, are those of the slots' present owners.
+        new = _slots(owners - self._owners)
         if self._actual:
-            out += [wire.ct_flush_zone(version, self._next_xid(), slot) for slot in sorted(slots - self._slots)]
+            out += [wire.ct_flush_zone(version, self._next_xid(), slot) for slot in new]
         out.append(wire.bundle_open(version, self._next_xid(), self._bundle))
         for key in changes.delete:
             out.append(self._add(wire.DELETE_STRICT, key, None))
         for key, body in changes.put:
             out.append(self._add(wire.ADD, key, body))
-        for slot in sorted(slots - self._slots) if self._pickup_grace else ():
+        for slot in new if self._pickup_grace else ():
             out += [self._add(wire.ADD, key, body, self._pickup_grace) for key, body in _render(PickUp(slot))]
         out.append(wire.barrier(version, self._ask("a bundle", now)))
         return out
@@ -583,9 +599,10 @@ class Session:
         for key in changes.delete:
             self._actual.pop(key, None)
         self._actual.update(changes.put)
-        gone = self._slots - self._bundle_slots
-        out = [wire.ct_flush_zone(self._version, self._next_xid(), slot) for slot in sorted(gone)]
-        self._slots = self._bundle_slots
+        # Of a slot that changed hands also what its former owner opened while the bundle was on its way.
+        gone = _slots(self._owners - self._bundle_owners)
+        out = [wire.ct_flush_zone(self._version, self._next_xid(), slot) for slot in gone]
+        self._owners = self._bundle_owners
         counts = {"deleted": len(changes.delete), "added": len(changes.put), "flows": len(self._desired)}
         self.changes.append(Decision("change in force", {"revision": self._point.revision, **counts}))
         return out + self._confirm(self._point, now, changed=True)
@@ -689,6 +706,27 @@ def _render(unit: Unit | PickUp) -> list[tuple[Key, Body]]:
         )
         for flow in unit.flows()
     ]
+
+
+def _owners(flows: Iterable[wire.RawFlow]) -> frozenset[Owner]:
+    """Whose zones are in use: those of ports that are tracked, as the flows that send packets there say.
+
+    Also when another layout made them: the connections are the same.
+    """
+    found = set()
+    for flow in flows:
+        if flow.table == DISPATCH.id and flow.priority in (110, 112) and flow.cookie >> 40 & 0xFF == Kind.PORT:
+            try:
+                to = wire.decode_match(flow.match).get("eth_dst")
+            except wire.DecodeError:
+                continue  # not a flow of ours
+            if to is not None:
+                found.add(Owner(flow.cookie & 0xFFFFFFFF, to.value))
+    return frozenset(found)
+
+
+def _slots(owners: Iterable[Owner]) -> list[int]:
+    return sorted({owner.slot for owner in owners})
 
 
 def _judges(key: Key) -> bool:
