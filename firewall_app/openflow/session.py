@@ -236,7 +236,11 @@ class Session:
                 wire.port_desc_request(self._version, self._ask("its ports", now)),
             ]
         xid = self._ask("its flows", now)
-        return [wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK)]
+        return [
+            # It has no reply, and anyone may change it: said with each reading, it is wrong for no longer than a flow is.
+            wire.set_config(self._version, self._next_xid(), FRAGMENTS_NX_MATCH, 128),
+            wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK),
+        ]
 
     def _answered(self, xid: int, now: Moment) -> list[bytes]:
         self._expected.pop(xid, None)
