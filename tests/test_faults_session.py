@@ -1,7 +1,7 @@
 """T168: a fault at every message of every connect and every change; packets are walked after each message.
 
-A message that is lost alone, which no TCP does, may leave a flow out of a bundle that is then confirmed: there it is only
-shown that the next reading finds it.
+A message that is lost alone, which no TCP does, may leave a flow out of a bundle that is then confirmed: there it is
+only shown that the next reading finds it.
 """
 
 from __future__ import annotations
