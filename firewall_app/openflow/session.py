@@ -45,6 +45,9 @@ LAST_THAT_REMEMBERS = (3, 1)  # the newest release of which it is known (docs/de
 OLDEST = (2, 8)  # the first Open vSwitch with resubmit(,table,ct)
 FRAGMENTS_NX_MATCH = 3  # OFPC_FRAG_NX_MATCH: a first fragment keeps its ports, a later one has none
 RETRY_FIRST, RETRY_MOST = 5.0, 300.0  # seconds until a refused change is tried again
+MOST_PORTS = 1 << 16  # of one switch; OpenFlow numbers no more in Open vSwitch
+MOST_TOLD_BYTES = 64 << 20  # of one reading: some 250,000 flows; the largest example of docs/flows.md has 20,000
+MOST_ERRORS = 100  # that no message of ours explains
 GENERATION: UnitKey = ("generation", "")
 TURN: UnitKey = ("turn", "")
 
@@ -107,6 +110,8 @@ class Session:
         self._bundle = 0
         self._discard: int | None = None  # the xid of the last; a switch that has forgotten the bundle refuses it
         self._expected: dict[int, str] = {}  # xids that must be answered, and what was asked
+        self._told: dict[int, int] = {}  # bytes of answers that have come so far, and are not complete
+        self._unexplained = 0  # errors
         self._deadline: float | None = None
         self._dirty = False
         self._resync = False
@@ -115,7 +120,7 @@ class Session:
         self._ports_read: dict[int, str] = {}
         self._reading: list[wire.RawFlow] = []
         self._counting: int | None = None  # xid of the reading of counters that is on its way
-        self._counters: list[wire.RawFlow] = []
+        self._counters: dict[int, tuple[int, int]] = {}
         self._actual: dict[Key, Body] = {}
         self._desired: Desired[Key, Body] = Desired(_render)
         self._look_at: set[Key] | None = None  # keys that may differ; None: all
@@ -163,7 +168,9 @@ class Session:
 
     def count(self) -> list[bytes]:
         """Asks what the flows of rules have counted, whatever else is in flight; `counted` has it in the end."""
-        self._counting, self._counters, self.counted = self._next_xid(), [], None
+        if self._counting is not None:
+            return []  # it is being told
+        self._counting, self._counters, self.counted = self._next_xid(), {}, None
         return [wire.flow_stats_request(self._version, self._counting, cookie(Kind.RULE), KIND_MASK, RULES.id)]
 
     def tick(self, now: Moment) -> list[bytes]:
@@ -187,6 +194,9 @@ class Session:
             self.dead = f"malformed message: {error}"
             return []
         if self._state is State.UNFIT:
+            return []
+        self.dead = self._out_of_turn(message, len(data))
+        if self.dead is not None:
             return []
         match message:
             case wire.Error():
@@ -223,6 +233,28 @@ class Session:
                 return []
         return self._answered(message.xid, now)
 
+    def _out_of_turn(self, message: wire.Message, size: int) -> str | None:
+        """Why a message cannot be part of this conversation; None when it can.
+
+        A switch that answers what it was not asked, or without end, does not hold what we think: a new connection
+        begins anew.
+        """
+        kind = type(message).__name__
+        if isinstance(message, wire.PortStatus) and len(self._interfaces) > MOST_PORTS:
+            return f"it has more than {MOST_PORTS} ports"
+        if type(message) not in _ANSWERS or (isinstance(message, wire.BundleReply) and not _commits(message)):
+            return None
+        if self._expected.get(message.xid) not in _ANSWERS[type(message)] and message.xid != self._counting:
+            return f"{kind} answers nothing that it was asked"
+        if message.xid == self._counting and not isinstance(message, wire.FlowStatsReply):
+            return f"{kind} answers a question for counters"
+        told = self._told.pop(message.xid, 0) + size
+        if getattr(message, "more", False):
+            self._told[message.xid] = told
+        if told > MOST_TOLD_BYTES or len(self._ports_read) > MOST_PORTS:
+            return f"{kind} has no end: {told} bytes so far"
+        return None
+
     # ---- reading
 
     def _read(self, now: Moment, everything: bool) -> list[bytes]:
@@ -230,6 +262,7 @@ class Session:
         self._resync = False
         self._reading = []
         self._expected = {}
+        self._told = {}
         if everything:
             return [
                 wire.desc_request(self._version, self._ask("its version", now)),
@@ -237,7 +270,7 @@ class Session:
             ]
         xid = self._ask("its flows", now)
         return [
-            # It has no reply, and anyone may change it: said with each reading, it is wrong for no longer than a flow is.
+            # It has no reply, and anyone may change it: said with each reading, it is wrong no longer than a flow is.
             wire.set_config(self._version, self._next_xid(), FRAGMENTS_NX_MATCH, 128),
             wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK),
         ]
@@ -263,16 +296,14 @@ class Session:
         return self._compare(now)
 
     def _on_counters(self, message: wire.FlowStatsReply) -> None:
-        self._counters += message.flows
-        if message.more:
-            return
-        found: dict[int, tuple[int, int]] = {}
-        for flow in self._counters:
+        found = self._counters
+        for flow in message.flows:
             kind, rule_id = cookie_parts(flow.cookie) or (None, 0)
             if kind is Kind.RULE and flow.table == RULES.id:
                 packets, size = found.get(rule_id, (0, 0))
                 found[rule_id] = packets + flow.packets, size + flow.byte_count
-        self._counting, self._counters, self.counted = None, [], found
+        if not message.more:
+            self._counting, self._counters, self.counted = None, {}, found
 
     def _on_version(self, message: wire.DescReply, now: Moment) -> list[bytes]:
         """Nothing is asked to change of a switch that we cannot drive."""
@@ -442,23 +473,31 @@ class Session:
             return []
         asked = self._expected.get(error.xid)
         if error.xid in self._added or (self._state is State.ADDING and asked is None):
-            self._errors.append(error)
+            self._note(error)
             return []
         if self._state is State.COMMITTING:
             # Two errors tell of a refused commit: one names the flow, the other the commit itself.
-            self._errors.append(error)
+            self._note(error)
             if asked is not None:
                 return self._refused(now)
             return []
         if asked is not None:
             self.dead = f"{error.text} in answer to {asked}"
+        elif self._unexplained == MOST_ERRORS:
+            self.dead = f"{MOST_ERRORS} errors that nothing explains; the last: {error.text}"
         else:
+            self._unexplained += 1
             self.changes.append(f"unexpected error {error.text}")
         return []
 
+    def _note(self, error: wire.Error) -> None:
+        """Keeps an error about the bundle: the first that names a flow of it, else the first."""
+        if not self._errors or (error.xid in self._added and self._errors[0].xid not in self._added):
+            self._errors = [error]
+
     def _refused(self, now: Moment) -> list[bytes]:
         """The switch said no: it keeps what it had; what it said is told, and the change is tried again later."""
-        error = next((e for e in self._errors if e.xid in self._added), self._errors[0])
+        error = self._errors[0]
         key = self._added.get(error.xid)
         words = f"{error.text}: {_text(key, self._desired.get(key))}" if key is not None else error.text
         self.changes.append(f"revision {self._revision} refused: {words}")
@@ -483,6 +522,21 @@ class Session:
         self._expected[xid] = what
         self._deadline = now.seconds + self._reply_timeout
         return xid
+
+
+# Which questions a message may answer.  The replies to opening and discarding a bundle are not waited for.
+_ANSWERS: dict[type, tuple[str, ...]] = {
+    wire.DescReply: ("its version",),
+    wire.PortDescReply: ("its ports",),
+    wire.RoleReply: ("its role", "the master role"),
+    wire.FlowStatsReply: ("its flows",),
+    wire.BarrierReply: ("a barrier", "a bundle"),
+    wire.BundleReply: ("a commit",),
+}
+
+
+def _commits(reply: wire.BundleReply) -> bool:
+    return reply.kind == wire.BUNDLE_COMMIT
 
 
 def _goes_by_itself(key: Key, body: Body) -> bool:

@@ -1,0 +1,235 @@
+"""Random bytes for the decoder, and random conversations for sessions; both from what a switch really says.
+
+`tests/fuzz/decode.py` does the first with atheris, for hours; what it found stands in `FOUND`.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from decoding import hold
+from fakeswitch import V14, FakeSwitch, message, port_status
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from policies import ANYONE, DPID, FIREWALL, rule, small, with_inbound
+
+from firewall_app.openflow import wire
+from firewall_app.openflow.session import Moment, Session, _render
+from firewall_app.pipeline.compile import Rulings, units
+from firewall_app.pipeline.tables import COOKIE_MASK, MAGIC, Kind, cookie_parts
+from firewall_app.progress import Sync, Wanted
+
+EPOCH = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+FOUND: tuple[bytes, ...] = ()
+
+# --------------------------------------------------------------------------------------------- real messages
+
+
+def conversation() -> tuple[list[bytes], list[bytes]]:
+    """What a session and a switch say to each other when the switch connects and the policy changes."""
+    switch, policies = FakeSwitch(), [small()]
+    said: list[bytes] = []
+    answers: list[bytes] = []
+
+    def plan(interfaces):
+        return Wanted(len(policies), units(policies[-1], DPID, interfaces, Rulings()))
+
+    def exchange(waiting: list[bytes]) -> None:
+        while waiting:
+            said.append(waiting.pop(0))
+            for answer in switch.answer(said[-1]):
+                answers.append(answer)
+                waiting += session.receive(answer, NOW)
+
+    session = Session(DPID, 5, plan, NOW)
+    exchange(session.start(NOW))
+    policies.append(with_inbound(policies[0], rule("inbound", "tcp", "443", ANYONE, 7)))
+    exchange(session.policy_changed(NOW))
+    exchange(session.resync(NOW))
+    exchange(session.count())
+    return said, answers
+
+
+NOW = Moment(0.0, EPOCH)
+SAID, ANSWERS = conversation()
+KINDS = {data[1]: data for data in SAID + ANSWERS}  # the last of each kind
+
+
+@st.composite
+def mutants(draw: st.DrawFn) -> bytes:
+    """A real message with lengths, types and bytes changed where structures begin, and parts taken out or doubled."""
+    data = bytearray(draw(st.sampled_from([*ANSWERS, port_status(0, 4, "tap4")])))
+    for _ in range(draw(st.integers(1, 5))):
+        place = draw(st.integers(0, max(0, len(data) - 2) // 4)) * 4 + draw(st.sampled_from([0, 0, 0, 1, 2, 2, 3]))
+        match draw(st.integers(0, 4)):
+            case 0:
+                data[place : place + 2] = struct.pack("!H", draw(st.sampled_from([0, 1, 4, 8, 56, 0x7FFF, 0xFFFF])))
+            case 1:
+                data[place : place + 1] = bytes([draw(st.integers(0, 255))])
+            case 2:
+                data[place : place + draw(st.integers(1, 64))] = b""
+            case 3:
+                data[place:place] = data[place : place + draw(st.integers(1, 64))]
+            case 4 if len(data) > 4:
+                old = int.from_bytes(data[2:4], "big")
+                data[2:4] = struct.pack("!H", max(0, min(0xFFFF, old + draw(st.integers(-8, 8)))))
+    if draw(st.integers(0, 7)):
+        data[2:4] = struct.pack("!H", len(data) & 0xFFFF)
+    return bytes(data)
+
+
+@settings(max_examples=400)
+@given(mutants())
+def test_t180_any_bytes_are_a_message_or_refused(data: bytes) -> None:
+    hold(data)
+
+
+@pytest.mark.parametrize("data", FOUND, ids=bytes.hex)
+def test_what_fuzzing_has_found(data: bytes) -> None:
+    hold(data)
+
+
+LONGEST = {
+    "flows": struct.pack("!HH4x", 1, 0) + (struct.pack("!H54x", 56)[:48] + struct.pack("!HH4x", 1, 4)) * 1169,
+    "ports": struct.pack("!HH4x", 13, 0) + struct.pack("!IH34x", 1, 40) * 1637,
+}
+
+
+@pytest.mark.parametrize("what", LONGEST)
+def test_decoding_takes_time_in_proportion_to_size(what: str) -> None:
+    """64 KB of the smallest elements that there are cost no more than some hundred times what 1/64 of them does."""
+
+    def cost(body: bytes) -> float:
+        data, best = message(19, 1, body), float("inf")
+        for _ in range(5):
+            began = time.perf_counter()
+            wire.decode(data)
+            best = min(best, time.perf_counter() - began)
+        return best
+
+    whole = LONGEST[what]
+    part = whole[: 8 + (len(whole) - 8) // (64 * 280) * 280] if what == "ports" else whole[: 8 + 56 * 18]
+    assert cost(whole) < 64 * 8 * cost(part)
+
+
+# --------------------------------------------------------------------------------------------- sessions
+
+
+class Liar:
+    """A switch that answers as it likes; and a witness of what the session sends it."""
+
+    def __init__(self) -> None:
+        self.switch = FakeSwitch()
+        self.policies = [small(), with_inbound(small(), rule("inbound", "tcp", "443", ANYONE, 7))]
+        self.revision, self.seconds = 0, 0.0
+        self.asked: list[bytes] = []  # what the session sent, and has had no answer to yet
+        self.meant: list[set] = [set()]
+        self.session = Session(DPID, 5, self.plan, self.now, reply_timeout=30, audit_interval=50)
+        self.sends(self.session.start(self.now))
+
+    @property
+    def now(self) -> Moment:
+        return Moment(self.seconds, EPOCH + timedelta(seconds=self.seconds))
+
+    def plan(self, interfaces):
+        wanted = units(self.policies[self.revision % 2], DPID, interfaces, Rulings())
+        self.meant = [{entry for unit in wanted.values() for entry in _render(unit)}]
+        return Wanted(self.revision, wanted)
+
+    def sends(self, messages: list[bytes]) -> None:
+        """What a session says is well formed, and what it puts into bundles is what the policy means."""
+        for data in messages:
+            assert int.from_bytes(data[2:4], "big") == len(data)
+            self.asked.append(data)
+            if data[1] == 34:
+                self._added(data[16:])
+
+    def _added(self, mod: bytes) -> None:
+        cookie, mask, table, command, _, _, priority = struct.unpack_from("!QQBBHHH", mod, 8)
+        end = 48 + (struct.unpack_from("!H", mod, 50)[0] + 7) // 8 * 8
+        key = (table, priority, mod[48:end])
+        held = {entry[0]: entry[1] for entry in self.meant[0]}
+        if command == wire.DELETE_STRICT:
+            assert (cookie, mask) == (MAGIC << 48, COOKIE_MASK)
+            assert key not in held
+        elif key in held:
+            assert held[key] == (cookie, mod[end:])
+        else:
+            # Beside the policy there are what numbers the changes, the same on every switch.
+            assert cookie_parts(cookie)[0] is Kind.STATIC, (table, priority)
+
+    def hears(self, data: bytes) -> None:
+        self.sends(self.session.receive(data, self.now))
+
+
+@st.composite
+def events(draw: st.DrawFn) -> tuple:
+    return draw(
+        st.sampled_from(
+            [
+                ("answer",),
+                ("answer",),
+                ("answer",),
+                ("answer",),
+                ("answer", "twice"),
+                ("skip",),
+                ("policy",),
+                ("resync",),
+            ]
+        )
+        | st.tuples(st.just("mutant"), mutants())
+        | st.tuples(st.just("other"), st.sampled_from(ANSWERS))
+        | st.tuples(st.just("time"), st.sampled_from([1, 6, 29, 31, 60]))
+        | st.tuples(st.just("port"), st.integers(0, 2), st.integers(1, 4), st.sampled_from(["tap101", "tap102", "x"]))
+    )
+
+
+@settings(max_examples=150)
+@given(st.lists(events(), max_size=40))
+@example([("answer",)] * 10)
+def test_t180_sessions_take_any_conversation(told: list[tuple]) -> None:
+    liar = Liar()
+    for event in told:
+        if liar.session.dead is not None:
+            break
+        one_event(liar, *event)
+    assert all(isinstance(line, str) for line in liar.session.changes)
+
+
+def one_event(liar: Liar, what: str, *more) -> None:
+    match what:
+        case "answer" if liar.asked:
+            for data in liar.switch.answer(liar.asked.pop(0)):
+                liar.hears(data)
+                if more and liar.session.dead is None:
+                    liar.hears(data)
+        case "skip" if liar.asked:
+            liar.asked.pop(0)
+        case "policy":
+            liar.revision += 1
+            liar.sends(liar.session.policy_changed(liar.now))
+        case "resync":
+            liar.sends(liar.session.resync(liar.now))
+        case "mutant":
+            liar.hears(more[0])
+        case "other":  # the answer to something else, under the xid of what was asked last
+            xid = liar.asked[-1][4:8] if liar.asked else bytes(4)
+            liar.hears(more[0][:4] + xid + more[0][8:])
+        case "time":
+            liar.seconds += more[0]
+            liar.sends(liar.session.tick(liar.now))
+        case "port":
+            liar.hears(port_status(*more))
+
+
+def test_an_honest_conversation_in_this_harness_converges() -> None:
+    liar = Liar()
+    while liar.asked:
+        one_event(liar, "answer")
+    assert liar.session.report.sync is Sync.IN_SYNC
+
+
+__all__ = ["DPID", "FIREWALL", "V14"]
