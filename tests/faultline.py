@@ -16,15 +16,16 @@ from functools import cache
 from fakeswitch import FakeSwitch
 from policies import DPID
 
+from firewall_app.history import beginning
 from firewall_app.openflow import wire
-from firewall_app.openflow.session import Body, Key, Moment, Session, State, _generation, _render, _turn
+from firewall_app.openflow.session import Body, Key, Moment, Session, State, _fence, _generation, _render, _turn
 from firewall_app.openflow.wire import RawFlow, decode_flow
 from firewall_app.pipeline import probes
 from firewall_app.pipeline.compile import Rulings, units
 from firewall_app.pipeline.flow import Flow
 from firewall_app.pipeline.probes import Case, Wiring, frame_of
 from firewall_app.pipeline.tracker import ACK, PSH, SYN, Frame, Zone
-from firewall_app.pipeline.unit import Generation, Turn, Unit, UnitKey
+from firewall_app.pipeline.unit import Fence, Generation, Turn, Unit, UnitKey
 from firewall_app.pipeline.walker import Bridge
 from firewall_app.policy.decide import Packet, Verdict, decide
 from firewall_app.policy.policy import Policy
@@ -121,7 +122,7 @@ class Judge:
 
     def flows(self, held: dict[Key, Body]) -> dict[Key, Body]:
         """The flows that the policy after means; what numbers the changes is taken from those that a switch holds."""
-        marks = [Generation(_generation(held) or 0), Turn(_turn(held))]
+        marks = [Generation(_generation(held) or 0), Turn(_turn(held)), Fence(*(_fence(held) or (0, 0)))]
         return dict(
             entry for unit in [*self.units(self.policies[1], PORTS).values(), *marks] for entry in _render(unit)
         )
@@ -185,7 +186,7 @@ class Talk:
         self.switch = FakeSwitch(ports=dict(PORTS))
         self.zones: dict[int, Zone] = {}
         self.judge = judge
-        self.policy, self.revision, self.seconds = before or after, 0, 0.0
+        self.policy, self.history, self.seconds = before or after, beginning(), 0.0
         self.watched = False  # whether packets are walked after each message
         self.fault: Fault | None = None
         self.counts = {True: 0, False: 0}
@@ -224,11 +225,12 @@ class Talk:
 
     def change(self) -> None:
         """The policy after, while connected."""
-        self.policy, self.revision = self._after, self.revision + 1
+        self.change_while_away()
         self._exchange([(True, data) for data in self.session.policy_changed(self.now)])
 
     def change_while_away(self) -> None:
-        self.policy, self.revision = self._after, self.revision + 1
+        self.policy = self._after
+        self.history = self.history.after(self.history.point._replace(revision=self.history.revision + 1))
 
     def recover(self) -> None:
         """What the world does after a fault: time passes, and a connection that ended is made anew."""
@@ -252,7 +254,7 @@ class Talk:
     def settled(self) -> None:
         """The switch holds exactly what the policy after means, and the session knows it."""
         report = self.session.report
-        assert (report.sync, report.confirmed, self.session.dead) == (Sync.IN_SYNC, self.revision, None)
+        assert (report.sync, report.confirmed, self.session.dead) == (Sync.IN_SYNC, self.history.revision, None)
         assert self.switch.flows == self.judge.flows(self.switch.flows)
         assert self.switch.config == 3
         assert self.switch.role == 2
@@ -289,7 +291,7 @@ class Talk:
         return bridge
 
     def _plan(self, interfaces: dict[int, str]) -> Wanted:
-        return Wanted(self.revision, self.judge.units(self.policy, interfaces))
+        return Wanted(self.history, self.judge.units(self.policy, interfaces))
 
     def _pass(self, seconds: float) -> None:
         self.seconds += seconds

@@ -16,6 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from policies import ANYONE, DPID, FIREWALL, rule, small, with_inbound
 
+from firewall_app.history import beginning
 from firewall_app.openflow import wire
 from firewall_app.openflow.session import Moment, Session, _render
 from firewall_app.pipeline.compile import Rulings, units
@@ -35,7 +36,7 @@ def conversation() -> tuple[list[bytes], list[bytes]]:
     answers: list[bytes] = []
 
     def plan(interfaces):
-        return Wanted(len(policies), units(policies[-1], DPID, interfaces, Rulings()))
+        return Wanted(beginning(revision=len(policies)), units(policies[-1], DPID, interfaces, Rulings()))
 
     def exchange(waiting: list[bytes]) -> None:
         while waiting:
@@ -137,7 +138,7 @@ class Liar:
     def plan(self, interfaces):
         wanted = units(self.policies[self.revision % 2], DPID, interfaces, Rulings())
         self.meant = [{entry for unit in wanted.values() for entry in _render(unit)}]
-        return Wanted(self.revision, wanted)
+        return Wanted(beginning(revision=self.revision), wanted)
 
     def sends(self, messages: list[bytes]) -> None:
         """What a session says is well formed, and what it puts into bundles is what the policy means."""

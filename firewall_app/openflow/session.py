@@ -49,7 +49,7 @@ FRAGMENTS_NX_MATCH = 3  # OFPC_FRAG_NX_MATCH: a first fragment keeps its ports, 
 RETRY_FIRST, RETRY_MOST = 5.0, 300.0  # seconds until a refused change is tried again
 MOST_PORTS = 1 << 16  # of one switch; OpenFlow numbers no more in Open vSwitch
 MOST_TOLD_BYTES = 64 << 20  # of one reading: some 250,000 flows; the largest example of docs/flows.md has 20,000
-MOST_ERRORS = 100  # that no message of ours explains
+MOST_ERRORS = 10  # that no message of ours explains
 GENERATION: UnitKey = ("generation", "")
 TURN: UnitKey = ("turn", "")
 FENCE: UnitKey = ("fence", "")
@@ -115,7 +115,7 @@ class Session:
         self._bundle = 0
         self._discard: int | None = None  # the xid of the last; a switch that has forgotten the bundle refuses it
         self._expected: dict[int, str] = {}  # xids that must be answered, and what was asked
-        self._told: dict[int, int] = {}  # bytes of answers that have come so far, and are not complete
+        self._coming: dict[int, int] = {}  # bytes of answers that have come so far, and are not complete
         self._unexplained = 0  # errors
         self._deadline: float | None = None
         self._dirty = False
@@ -266,9 +266,9 @@ class Session:
             return f"{kind} answers nothing that it was asked"
         if message.xid == self._counting and not isinstance(message, wire.FlowStatsReply):
             return f"{kind} answers a question for counters"
-        told = self._told.pop(message.xid, 0) + size
+        told = self._coming.pop(message.xid, 0) + size
         if getattr(message, "more", False):
-            self._told[message.xid] = told
+            self._coming[message.xid] = told
         if told > MOST_TOLD_BYTES or len(self._ports_read) > MOST_PORTS:
             return f"{kind} has no end: {told} bytes so far"
         return None
@@ -280,7 +280,7 @@ class Session:
         self._resync = False
         self._reading = []
         self._expected = {}
-        self._told = {}
+        self._coming = {}
         if everything:
             return [
                 wire.desc_request(self._version, self._ask("its version", now)),
