@@ -24,7 +24,13 @@ from firewall_app.pipeline.tables import COOKIE_MASK, MAGIC, Kind, cookie_parts
 from firewall_app.progress import Sync, Wanted
 
 EPOCH = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-FOUND: tuple[bytes, ...] = ()
+FOUND = (
+    # a field under a mask of zeros, which is to match nothing of it
+    bytes.fromhex(
+        "051300500000000700010000000000000040010000000000000000000001000000000000000000000000000000000001"
+        "000000000000000000000000000000000001001000010b081000000000000000"
+    ),
+)
 
 # --------------------------------------------------------------------------------------------- real messages
 

@@ -207,8 +207,9 @@ class Session:
             return []
         if self._state is State.UNFIT:
             return []
-        self.dead = self._out_of_turn(message, len(data))
-        if self.dead is not None:
+        problem = self._out_of_turn(message, len(data))
+        if problem is not None:
+            self.dead = problem
             return []
         match message:
             case wire.Error():
