@@ -243,6 +243,18 @@ def byte_by_byte(assailant: Assailant, controller: Controller) -> None:
     assert data, "it was served to the end"
 
 
+def from_everywhere(assailant: Assailant, controller: Controller) -> None:
+    """One datapath id in a hundred places: each that comes ends the one before."""
+    last = assailant
+    for _ in range(100):
+        following = Assailant(assailant._number, ("127.0.0.1", controller.openflow_port))
+        last.ends()
+        last.close()
+        last = following
+    answered(last, controller)
+    last.close()
+
+
 GARBAGE = bytes((7 * n * n + 3) & 0xFF for n in range(4096))
 PORT = port(2, "tap0")
 ASSAULTS: dict[str, Callable[[Assailant, Controller], None]] = {
@@ -274,6 +286,7 @@ ASSAULTS: dict[str, Callable[[Assailant, Controller], None]] = {
     "ports without end": many_ports,
     "a port that flaps": flapping,
     "odd names": odd_names,
+    "one datapath id in many places": from_everywhere,
     "reads nothing": unread,
     "half a message": half_a_message,
     "a byte at a time": byte_by_byte,

@@ -150,7 +150,7 @@ class Link:
             self._waiting -= len(event)
             reads = self._session.reads
             if event[1:2] and event[1] in MAY_COMPARE:
-                out += _aside(lambda: self._session.receive(event, now))
+                out += _aside(lambda: self._session.receive(event, now, more=self._inbox.qsize() > 0))
             else:
                 out += self._session.receive(event, now)
             if self._session.reads != reads and self._readers:
@@ -158,7 +158,7 @@ class Link:
         if self._counters and not self._session.counting:
             refused = Unreachable(f"hypervisor {self.dpid} does not tell its counters")
             self._wake_counters(refused if self._session.counted is None else self._session.counted)
-        if self._policy_changed:
+        if self._policy_changed or (self._session.behind and not self._inbox.qsize()):
             self._policy_changed = False
             out += _aside(lambda: self._session.policy_changed(now))
         if self._session.unfit and self._new_readers:

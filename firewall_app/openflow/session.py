@@ -119,6 +119,7 @@ class Session:
         self._unexplained = 0  # errors
         self._deadline: float | None = None
         self._dirty = False
+        self._more = False
         self._resync = False
         self._audit_at = 0.0
         self._interfaces: dict[int, str] = {}
@@ -151,6 +152,11 @@ class Session:
     def unfit(self) -> bool:
         """Whether this is a switch that we cannot drive; `report.error` says why."""
         return self._state is State.UNFIT
+
+    @property
+    def behind(self) -> bool:
+        """Whether something has changed and nothing in flight leads to it: for `policy_changed`, when there is time."""
+        return self._dirty and self._state is State.IDLE
 
     @property
     def counting(self) -> bool:
@@ -194,12 +200,18 @@ class Session:
             return self._read(now, everything)
         elif self._drifted:
             return self._on_drift(now)
+        elif self.behind:
+            return self._compare(now)
         elif self._state is State.IDLE and self._audit_interval and now.seconds >= self._audit_at:
             return self._read(now, everything=False)
         return []
 
-    def receive(self, data: bytes, now: Moment) -> list[bytes]:
-        """One whole message from the switch; a malformed one ends the session."""
+    def receive(self, data: bytes, now: Moment, more: bool = False) -> list[bytes]:
+        """One whole message from the switch; a malformed one ends the session.
+
+        `more`: others have come already; what ports do in all of them is compared at once, after the last (`behind`).
+        """
+        self._more = more
         try:
             message = wire.decode(data)
         except wire.DecodeError as error:
@@ -375,6 +387,9 @@ class Session:
             return []  # a link went up or down: no flow depends on it
         else:
             self._interfaces[number] = name
+        self._dirty = True
+        if self._more:
+            return []
         self.report = replace(self.report, interfaces=dict(self._interfaces))
         return self.policy_changed(now)
 
