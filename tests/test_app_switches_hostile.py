@@ -315,7 +315,7 @@ def honest(controller: Controller) -> Iterator[LiveSwitch]:
 
 
 @pytest.mark.parametrize("what", ASSAULTS)
-def test_t180_a_switch_that_does_its_worst_is_closed_or_waited_on(controller, honest, what: str) -> None:
+def test_T180_a_switch_that_does_its_worst_is_closed_or_waited_on(controller, honest, what: str) -> None:
     memory, sockets = resident(controller), open_sockets(controller)
     assailant = Assailant(0x66, ("127.0.0.1", controller.openflow_port))
     try:

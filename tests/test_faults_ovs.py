@@ -223,7 +223,7 @@ def connected(site: Site) -> Site:
     return site
 
 
-def test_t168_whatever_ends_a_connection_at_any_message_ends_in_exactly_the_policy(site: Site) -> None:
+def test_T168_whatever_ends_a_connection_at_any_message_ends_in_exactly_the_policy(site: Site) -> None:
     """The stories follow each other on the same bridges: state depends on now, not on how it came to be."""
     started = time.monotonic()
     site.arm(What.RESET)
@@ -257,7 +257,7 @@ def test_t168_whatever_ends_a_connection_at_any_message_ends_in_exactly_the_poli
     assert "Traceback" not in site.controller.log.read_text()
 
 
-def test_t169_a_switch_that_stalls_holds_up_no_other(connected: Site) -> None:
+def test_T169_a_switch_that_stalls_holds_up_no_other(connected: Site) -> None:
     site, stalled = connected, connected.hosts[7]
     site.proxy.freeze(stalled.line)
     site.change(BOTH)
@@ -267,7 +267,7 @@ def test_t169_a_switch_that_stalls_holds_up_no_other(connected: Site) -> None:
     site.converge()
 
 
-def test_t170_a_connection_whose_packets_vanish_is_noticed_and_told(connected: Site) -> None:
+def test_T170_a_connection_whose_packets_vanish_is_noticed_and_told(connected: Site) -> None:
     site, lost = connected, connected.hosts[8]
     connections = lost.line.connections
     held = flows_of(site.ovs.mgmt(lost.bridge))

@@ -72,7 +72,7 @@ def told(story: str, judge: Judge, fault: Fault | None) -> Talk:
 
 @pytest.mark.parametrize("what", What)
 @pytest.mark.parametrize("story", STORIES)
-def test_t168_a_fault_at_any_message_opens_no_hole_and_ends_in_exactly_the_policy(story: str, what: What) -> None:
+def test_T168_a_fault_at_any_message_opens_no_hole_and_ends_in_exactly_the_policy(story: str, what: What) -> None:
     before, after, _ = STORIES[story]
     judge = Judge(before, after)
     faultless = told(story, judge, None)

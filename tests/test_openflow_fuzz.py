@@ -96,7 +96,7 @@ def mutants(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=400)
 @given(mutants())
-def test_t180_any_bytes_are_a_message_or_refused(data: bytes) -> None:
+def test_T180_any_bytes_are_a_message_or_refused(data: bytes) -> None:
     hold(data)
 
 
@@ -203,7 +203,7 @@ def events(draw: st.DrawFn) -> tuple:
 @settings(max_examples=150)
 @given(st.lists(events(), max_size=40))
 @example([("answer",)] * 10)
-def test_t180_sessions_take_any_conversation(told: list[tuple]) -> None:
+def test_T180_sessions_take_any_conversation(told: list[tuple]) -> None:
     liar = Liar()
     for event in told:
         if liar.session.dead is not None:

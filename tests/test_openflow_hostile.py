@@ -39,7 +39,7 @@ def flows_and_more(asked: bytes, count: int) -> bytes:
         (message(33, 7, bytes([0, 0, 0, 1, 0, 5, 0, 3])), "BundleReply"),
     ],
 )
-def test_t180_an_answer_to_nothing_ends_the_session_and_changes_nothing(data, kind):
+def test_T180_an_answer_to_nothing_ends_the_session_and_changes_nothing(data, kind):
     talk = Talk()
     before = (dict(talk.switch.flows), talk.report)
     assert out_of_turn(talk, data) == f"{kind} answers nothing that it was asked"
@@ -47,7 +47,7 @@ def test_t180_an_answer_to_nothing_ends_the_session_and_changes_nothing(data, ki
 
 
 @pytest.mark.parametrize("kind", [0, 1, 13])
-def test_t180_an_answer_that_comes_twice_ends_the_session(kind):
+def test_T180_an_answer_that_comes_twice_ends_the_session(kind):
     talk = Talk()
     tell = talk.switch._multipart
     talk.switch._multipart = lambda asked, xid: tell(asked, xid) * (2 if asked == kind else 1)
@@ -56,7 +56,7 @@ def test_t180_an_answer_that_comes_twice_ends_the_session(kind):
     assert "answers nothing" in talk.session.dead
 
 
-def test_t180_another_question_s_answer_is_none():
+def test_T180_another_question_s_answer_is_none():
     """Under the xid of a question for flows: a list of ports, which would say that the switch holds nothing."""
     talk = Talk()
     talk.switch._multipart = lambda _, xid: [message(19, xid, bytes([0, 13]) + bytes(6))]
@@ -64,7 +64,7 @@ def test_t180_another_question_s_answer_is_none():
     assert talk.session.dead == "PortDescReply answers nothing that it was asked"
 
 
-def test_t180_flows_without_end_end_the_session(monkeypatch):
+def test_T180_flows_without_end_end_the_session(monkeypatch):
     monkeypatch.setattr(session_module, "MOST_TOLD_BYTES", 100_000)
     talk = Talk()
     asked = talk.session.resync(talk.now)[-1]
@@ -73,7 +73,7 @@ def test_t180_flows_without_end_end_the_session(monkeypatch):
     assert "has no end" in out_of_turn(talk, part)
 
 
-def test_t180_counters_without_end_end_the_session_and_are_asked_for_once(monkeypatch):
+def test_T180_counters_without_end_end_the_session_and_are_asked_for_once(monkeypatch):
     monkeypatch.setattr(session_module, "MOST_TOLD_BYTES", 100_000)
     talk = Talk()
     (asked,) = talk.session.count()
@@ -83,7 +83,7 @@ def test_t180_counters_without_end_end_the_session_and_are_asked_for_once(monkey
     assert "has no end" in out_of_turn(talk, part)
 
 
-def test_t180_ports_without_end_end_the_session(monkeypatch):
+def test_T180_ports_without_end_end_the_session(monkeypatch):
     monkeypatch.setattr(session_module, "MOST_PORTS", 10)
     talk = Talk()
     for number in range(4, 12):
@@ -91,7 +91,7 @@ def test_t180_ports_without_end_end_the_session(monkeypatch):
     assert out_of_turn(talk, port_status(0, 12, "x")) == "it has more than 10 ports"
 
 
-def test_t180_errors_without_end_end_the_session():
+def test_T180_errors_without_end_end_the_session():
     talk = Talk()
     for _ in range(session_module.MOST_ERRORS):
         assert out_of_turn(talk, message(1, 7, bytes(4))) is None
@@ -122,7 +122,7 @@ def test_the_fragment_mode_is_said_with_every_reading():
 # --------------------------------------------------------------------------------------------- links
 
 
-def test_t180_a_switch_that_reads_too_slowly_is_given_up(running):  # noqa: F811
+def test_T180_a_switch_that_reads_too_slowly_is_given_up(running):  # noqa: F811
     owner, datapath, link = running
     link._patience = 0.2
     datapath.stuck = True
@@ -133,7 +133,7 @@ def test_t180_a_switch_that_reads_too_slowly_is_given_up(running):  # noqa: F811
     assert "has not taken what it was sent" in link._session.dead
 
 
-def test_t180_what_waits_is_bounded_in_bytes(running):  # noqa: F811
+def test_T180_what_waits_is_bounded_in_bytes(running):  # noqa: F811
     owner, datapath, link = running
     datapath.stuck = True
     owner.policy, owner.revision = with_inbound(owner.policy), 1

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of the OpenFlow decoder: `make fuzz-openflow` (SECONDS=600).  Needs atheris.
+"""Coverage-guided fuzzing of the OpenFlow decoder: `make fuzz-decoder` (SECONDS=600).  Needs atheris.
 
 What it finds is written to the working directory; it belongs into `FOUND` of tests/test_openflow_fuzz.py.
 """
@@ -12,6 +12,8 @@ import atheris
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
+SEEDS = Path("corpus")
+
 with atheris.instrument_imports(include=["firewall_app"]):
     from decoding import hold
 
@@ -23,6 +25,16 @@ def one(data: bytes) -> None:
     hold(data)
 
 
+def seed() -> None:
+    """Begins from what a switch really says."""
+    from test_openflow_fuzz import ANSWERS
+
+    if SEEDS.is_dir() and not any(SEEDS.iterdir()):
+        for number, data in enumerate(dict.fromkeys(ANSWERS)):
+            (SEEDS / f"answer-{number}").write_bytes(data)
+
+
 if __name__ == "__main__":
+    seed()
     atheris.Setup(sys.argv, one)
     atheris.Fuzz()
