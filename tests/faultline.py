@@ -33,7 +33,7 @@ from firewall_app.progress import Sync, Wanted
 
 EPOCH = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PORTS = {1: "up0", 2: "tap101", 3: "tap102"}
-CASES = 50  # opening packets that are walked in each state that a switch is ever in
+CASES = 40  # opening packets that are walked in each state that a switch is ever in
 REPLY_TIMEOUT, AUDIT_INTERVAL = 30.0, 300.0
 
 
@@ -107,7 +107,10 @@ class Judge:
         """`before` None: a switch that holds nothing, where nothing passes."""
         self.policies = (before, after)
         self.cases = cases(*(policy for policy in self.policies if policy is not None))
-        allowed = {_kind(case): case for case in self.cases if before is not None and meant(before, case.packet)}
+        stays = {case: bool(meant(after, case.packet)) for case in self.cases}
+        allowed = {
+            (_kind(case), stays[case]): case for case in self.cases if before is not None and meant(before, case.packet)
+        }
         self.connections = tuple(allowed.values())  # those that are open when the fault comes
         self.walked = 0
         self._units: dict[tuple[int, tuple[tuple[int, str], ...]], dict[UnitKey, Unit]] = {}

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -50,6 +52,14 @@ class Server:
         """`immediate` is how it looks after a crash of the server."""
         self._run("pg_ctl", "-D", self._data, "-m", mode, "-w", "stop")
 
+    def kill(self) -> None:
+        """SIGKILL to the server; its processes end by themselves."""
+        number = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
+        os.kill(number, signal.SIGKILL)
+        while any(map(_runs, (str(number), *children))):
+            time.sleep(0.01)
+
     def remove(self) -> None:
         self.stop("immediate")
         shutil.rmtree(self.folder)
@@ -85,6 +95,13 @@ class Server:
         if done.returncode:
             raise RuntimeError(f"{program} failed with status {done.returncode}: {text}")
         return text.strip()
+
+
+def _runs(process: str) -> bool:
+    try:
+        return bool(Path("/proc", process, "cmdline").read_bytes())  # a zombie has none
+    except OSError:
+        return False
 
 
 def _binaries() -> Path | None:
