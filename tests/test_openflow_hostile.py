@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from types import SimpleNamespace
 
 import eventlet
 import pytest
@@ -11,6 +12,7 @@ from policies import with_inbound
 from test_openflow_link import running, until  # noqa: F401 - a fixture
 from test_openflow_session import Talk, without_first_rule
 
+from firewall_app.openflow import compat
 from firewall_app.openflow import link as link_module
 from firewall_app.openflow import session as session_module
 
@@ -155,3 +157,36 @@ def test_T180_what_waits_is_bounded_in_bytes(running):  # noqa: F811
     until(lambda: sum(sent) > 2 * link_module.INBOX_BYTES)  # it goes on as room is made
     link.close()
     flooding.wait()
+
+
+# --------------------------------------------------------------------------------------------- the rim
+
+
+def test_T180_one_switch_s_messages_give_way_to_everything_else():
+    datapath, others = SimpleNamespace(), []
+    eventlet.spawn(others.append, "ran")
+    with eventlet.Timeout(10):
+        while not others:  # nothing here waits for anything: without giving way it would go on for ever
+            compat._give_way(datapath)
+
+
+def test_T180_a_hello_that_takes_long_to_read_is_none():
+    element = struct.pack("!HHI", 1, 8, 1 << 5)
+    assert compat._well_formed_hello(message(0, 1, element * 100))
+    assert not compat._well_formed_hello(message(0, 1, element * 8000))
+
+
+def test_what_ports_do_in_many_messages_is_compared_once():
+    talk = Talk()
+    asked = []
+    plan = talk.session._plan
+    talk.session._plan = lambda interfaces: asked.append(dict(interfaces)) or plan(interfaces)
+    for number in range(10, 20):
+        assert talk.session.receive(port_status(0, number, f"x{number}"), talk.now, more=True) == []
+    assert (asked, talk.session.behind) == ([], True)
+    talk.hear(port_status(1, 10, "x10"))
+    assert [sorted(interfaces) for interfaces in asked] == [[1, 2, 3, *range(11, 20)]]
+    talk.session.receive(port_status(0, 30, "x"), talk.now, more=True)
+    talk.pass_time(1)  # nothing came after it
+    assert 30 in talk.report.interfaces
+    assert not talk.session.behind
