@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import eventlet
 import pytest
+import ryu.base.app_manager  # noqa: F401 - before anything else of Ryu's
 from fakeswitch import message, port_status
 from policies import with_inbound
 from test_openflow_link import running, until  # noqa: F401 - a fixture
