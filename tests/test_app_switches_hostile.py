@@ -199,7 +199,7 @@ def many_ports(assailant: Assailant, controller: Controller) -> None:
 
 def flapping(assailant: Assailant, controller: Controller) -> None:
     """A port that changes its name with each message."""
-    for turn in range(200):
+    for turn in range(100):
         assert assailant.send(b"".join(port_status(2, 2, f"tap{turn}x{n}") for n in range(50)))
     answered(assailant, controller)
 

@@ -35,7 +35,8 @@ CHUNK = 32 << 10  # bytes given to a socket at once: joined messages, but other 
 # Comparing a large policy with a switch takes a second of Python, which no other switch and no request should wait
 # for.  It runs in a native thread, few at a time: more would share one interpreter, and keep the store waiting.
 COMPARING = Semaphore(2)
-MAY_COMPARE = (4, 12, 19, 33)  # message types: experimenter and bundle control, port status, multipart
+PORT_STATUS = 12
+MAY_COMPARE = (4, PORT_STATUS, 19, 33)  # message types: experimenter and bundle control, multipart
 
 
 class FlowReading(Protocol):
@@ -149,10 +150,11 @@ class Link:
         if event is not None:
             self._waiting -= len(event)
             reads = self._session.reads
-            if event[1:2] and event[1] in MAY_COMPARE:
-                out += _aside(lambda: self._session.receive(event, now, more=self._inbox.qsize() > 0))
+            more = self._inbox.qsize() > 0
+            if event[1:2] and event[1] in MAY_COMPARE and not (more and event[1] == PORT_STATUS):
+                out += _aside(lambda: self._session.receive(event, now, more))
             else:
-                out += self._session.receive(event, now)
+                out += self._session.receive(event, now, more)
             if self._session.reads != reads and self._readers:
                 self._wake_readers(_aside(lambda: [self._tell(raw) for raw in self._session.flows_read]))
         if self._counters and not self._session.counting:
