@@ -6,7 +6,7 @@ TEST_PACKAGES := $(OVS_PACKAGES) mininet postgresql faketime
 
 .PHONY: help install demo run test check format ovs lab walk fuzz docs clean
 help:           ## what can be made
-	@sed -n 's/^\([a-z ]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 install: .venv/installed    ## the virtual environment, nothing else
 .venv/installed: requirements.txt setup.cfg build-constraints.txt cloud_firewall_ryu.pth scripts/install-venv
@@ -52,6 +52,12 @@ walk: rooted install   ## random policies in a lab, each probed with real packet
 fuzz: rooted install   ## random frames into the ports of a real ovs-vswitchd (FRAMES=100000 SEED=7, or SEED=random)
 	@scripts/install-system $(OVS_PACKAGES)
 	@$(if $(FRAMES),FUZZ_FRAMES=$(FRAMES)) $(if $(SEED),FUZZ_SEED=$(SEED)) $(V)/python -m pytest -s tests/test_fuzz_ovs.py
+
+.PHONY: fuzz-decoder
+fuzz-decoder: install  ## what a switch may send, at random, guided by coverage (SECONDS=600)
+	@$(V)/python -c "import atheris" 2>/dev/null || $(V)/pip install -q --disable-pip-version-check atheris==3.0.0
+	@mkdir -p run/fuzz-decoder && cd run/fuzz-decoder && mkdir -p corpus && \
+	  ../../$(V)/python ../../tests/fuzz/decode.py -max_total_time=$(or $(SECONDS),600) -max_len=4096 corpus
 
 docs: install   ## write the pages that are generated from the code
 	@$(V)/python -m firewall_app.pipeline > docs/pipeline.md
