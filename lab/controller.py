@@ -93,16 +93,21 @@ class Controller:
         database: str = "",
         token: str = TOKEN,
         settings: Mapping[str, object] | None = None,
+        ryu: Mapping[str, object] | None = None,
         command: Sequence[str] = RYU,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`settings` are lines of the section [firewall]; `command` is followed by --config-file and the app."""
+        """`settings` are lines of the section [firewall], `ryu` of [DEFAULT].
+
+        `command` is followed by --config-file and the app.
+        """
         self.directory = directory
         self.host = host
         self.openflow_port = openflow_port or free_port(host)
         self.rest = Rest(host, rest_port or free_port(host), token, tls=tls)
         self.database = database or f"sqlite:///{directory}/firewall.db"
         self.settings = {"database": self.database, **(settings or {})}
+        self.ryu = dict(ryu or {})
         self.command = tuple(command)
         self.config = directory / "controller.conf"
         self.log = directory / "controller.log"
@@ -188,6 +193,7 @@ class Controller:
             f"ofp_tcp_listen_port = {self.openflow_port}",
             f"wsapi_host = {self.host}",
             f"wsapi_port = {self.rest.port}",
+            *(f"{name} = {value}" for name, value in self.ryu.items()),
             "",
             "[firewall]",
             *(f"{name} = {value}" for name, value in self.settings.items()),
