@@ -53,7 +53,7 @@ LOG = logging.getLogger("firewall")
 T = TypeVar("T")
 # Threads share one interpreter: more work at a time would be no faster, and keep the loop and the store from it.
 SLOW_WORKS = 2
-TOKEN_SECONDS = 1  # between two looks at the tokens in the store
+FOLLOW_SECONDS = 1  # between two looks at the store
 
 compat.install()
 
@@ -110,13 +110,13 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         try:
             self.settings = settings = read(cfg.CONF)
             store = Store.open(settings.database)
-            policy, revision = store.load()
+            policy, history = store.load()
             access = _access(store, settings)
         except (StoreError, ConfigError) as error:
             raise SystemExit(f"firewall: {error}") from None
         self.core = Core(
             policy,
-            revision,
+            history,
             store,
             _Runtime(),
             Rulings(settings.uplinks, settings.closed, settings.track_open, settings.fragments),
@@ -135,7 +135,9 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         self._application = make_application(self.core, access, settings, self._metrics)
         self._server: Any = None
         _end_on_signals()
-        LOG.info("cloud firewall %s: policy revision %d from %s", __version__, revision, _without_password(settings))
+        LOG.info(
+            "cloud firewall %s: policy revision %d from %s", __version__, history.revision, _without_password(settings)
+        )
 
     def start(self) -> Any:
         host, port = cfg.CONF.wsapi_host, cfg.CONF.wsapi_port
@@ -145,17 +147,18 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             raise SystemExit(f"firewall: cannot listen for HTTP on {host} port {port}: {error}") from None
         except CertificateError as error:
             raise SystemExit(f"firewall: {error}") from None
-        eventlet.spawn_n(self._follow_tokens)
+        eventlet.spawn_n(self._follow_store)
         self._metrics.watch(lambda: self._server.connections)
         scheme = "https" if self.settings.tls_certificate else "http"
         LOG.info("REST on %s://%s:%s", scheme, host or "127.0.0.1", self._server.port)
         return super().start()
 
-    def _follow_tokens(self) -> None:
-        """Takes up what `python -m firewall_app.tokens --database` changes behind our back, and what the store owes."""
+    def _follow_store(self) -> None:
+        """Takes up what others do to the store: commands, another controller, a restored backup; and what it owes."""
         seen: object = None
         while True:
             try:
+                self.core.follow()
                 tokens.settle(self.core, self._access)
                 mark = self.core.stored(self.core.store.tokens_mark)
                 if mark != seen:
@@ -165,8 +168,8 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             except StoreError:
                 pass  # /readyz and every write say so
             except Exception:
-                LOG.exception("the tokens in the store cannot be followed")
-            eventlet.sleep(TOKEN_SECONDS)
+                LOG.exception("the store cannot be followed")
+            eventlet.sleep(FOLLOW_SECONDS)
 
     def close(self) -> None:
         if self._server is not None:

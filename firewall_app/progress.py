@@ -6,16 +6,20 @@ switches have been read back, so that "succeeded" never rests on memory.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
 
+from .history import History, Point
 from .pipeline.compile import ports_here
 from .pipeline.unit import Unit, UnitKey
 from .policy.model import Port
 from .policy.policy import Change, Policy
+
+MOST_DRIFT = 100  # flows of one hypervisor that are remembered
 
 
 class Status(Enum):
@@ -34,6 +38,15 @@ class Sync(Enum):
 
 
 @dataclass(frozen=True)
+class Drift:
+    """A flow that somebody else made, changed or took away, and that was put right."""
+
+    at: datetime
+    what: str  # added, changed or removed
+    flow: str  # as it was found; when it was removed, as it should be
+
+
+@dataclass(frozen=True)
 class SwitchReport:
     """What a session says of its switch, at one moment.  Revisions are those of the policy; -1 is none."""
 
@@ -49,6 +62,9 @@ class SwitchReport:
     last_change_at: datetime | None = None
     last_repair_at: datetime | None = None
     repaired_flows: int = 0
+    drift: tuple[Drift, ...] = ()  # what the last repair found, the first of it
+    fence: Point | None = None  # what it holds, when that is not ours to change
+    watched: bool | None = None  # whether it tells of changes by others at once; None: not known yet
     interfaces: Mapping[int, str] = field(default_factory=dict)
 
     @property
@@ -83,9 +99,13 @@ class Wanted(NamedTuple):
     that one, what is taken away since was asked to leave them alone.
     """
 
-    revision: int
+    history: History  # up to the revision that the units are of
     units: dict[UnitKey, Unit]
     cut: int = ALWAYS
+
+    @property
+    def revision(self) -> int:
+        return self.history.revision
 
 
 @dataclass
@@ -114,6 +134,7 @@ class Progress:
     def __init__(self, revision: int) -> None:
         self._start = revision
         self.reports: dict[str, SwitchReport] = {}
+        self.drift: dict[str, deque[Drift]] = {}  # hypervisor -> what others did to its flows, the newest last
         self.totals = Totals()
         self._hosts: dict[str, int] = {}  # hypervisor -> the revision that concerned it last
         self._firewalls: dict[str, dict[int, _Asked]] = {}  # firewall -> droplet -> what was asked last
@@ -128,6 +149,7 @@ class Progress:
         self._hosts.clear()
         self._firewalls.clear()
         self._ports.clear()
+        self.reports = {dpid: replace(report, confirmed=-1, failed=-1) for dpid, report in self.reports.items()}
 
     def changed(
         self, before: Policy, after: Policy, changes: Sequence[Change], hosts: frozenset[str], rev: int
@@ -161,7 +183,10 @@ class Progress:
 
     def reported(self, dpid: str, report: SwitchReport) -> None:
         """A switch said how it stands."""
-        self.totals.count(self.report(dpid), report)
+        old = self.report(dpid)
+        self.totals.count(old, report)
+        if report.drift and report.last_repair_at != old.last_repair_at:
+            self.drift.setdefault(dpid, deque(maxlen=MOST_DRIFT)).extend(report.drift)
         self.reports[dpid] = report
         ready = [w for w in self._waiters if self.settled(w[0], w[1])]
         self._waiters = [w for w in self._waiters if w not in ready]

@@ -31,11 +31,12 @@ from webob import Request
 
 from firewall_app import certificates
 from firewall_app.api.app import Environ, make_application
+from firewall_app.history import History, Point, beginning
 from firewall_app.pipeline.tables import Kind, cookie_parts
 from firewall_app.policy.errors import StoreError, Unreachable
 from firewall_app.policy.policy import Change, Counters, Policy
 from firewall_app.progress import SwitchReport, Sync
-from firewall_app.records import Note
+from firewall_app.records import Entry, Note
 from firewall_app.service.access import Access, Caller, Role
 from firewall_app.service.core import Core, Event, FlowStats, Limits, Runtime
 from firewall_app.settings import Settings
@@ -75,10 +76,10 @@ class Memory(MemoryJournal):
 
     def __init__(self) -> None:
         super().__init__()
-        self.policy, self.revision = Policy(), 0
+        self.policy, self.history = Policy(), beginning()
         self.broken = False
 
-    def commit(self, changes: Iterable[Change], counters: Counters, expected: int, note: Note | None = None) -> int:
+    def commit(self, changes: Iterable[Change], counters: Counters, expected: Point, note: Note | None = None) -> Point:
         self.ping()
         self.note(note)
         draft = self.policy.edit()
@@ -88,16 +89,24 @@ class Memory(MemoryJournal):
             else:
                 draft.drop(change.entity)
         draft.counters = counters
-        self.policy, self.revision = draft.done(), expected + 1
-        return self.revision
+        self.policy, self.history = draft.done(), self.history.after(Point(1, expected.revision + 1))
+        return self.history.point
 
-    def load(self) -> tuple[Policy, int]:
+    def load(self) -> tuple[Policy, History]:
         self.ping()
-        return self.policy, self.revision
+        return self.policy, self.history
 
-    def newest(self) -> int:
+    def newest(self) -> Point:
         self.ping()
-        return self.revision
+        return self.history.point
+
+    def branch(self) -> None:
+        pass
+
+    def supersede(self, point: Point, entry: Entry | None = None) -> None:
+        if entry is not None:
+            self.record(entry)
+        self.history = self.history.superseding(point)
 
     def ping(self, write: bool = False) -> None:
         if self.broken:
@@ -199,7 +208,7 @@ class World:
     store: Any = field(default_factory=Memory)
 
     def __post_init__(self) -> None:
-        self.core = Core(Policy(), 0, self.store, self.runtime, limits=self.limits)
+        self.core = Core(*self.store.load(), self.store, self.runtime, limits=self.limits)
         self.access = Access()
         self.access.grant(OPERATOR, Caller(Role.OPERATOR))
         self.access.grant(TENANT, Caller(Role.TENANT, "default"))

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from memorystore import MemoryJournal
 
+from firewall_app.history import Point, beginning
 from firewall_app.policy.errors import StoreError
 from firewall_app.policy.policy import Policy
 from firewall_app.progress import SwitchReport, Sync
@@ -24,6 +25,8 @@ class MemoryStore(MemoryJournal):
         self.broken: str | None = None
         self.stored: tuple = ()
         self.lost_answer = False
+        self.branches = 0
+        self.superseded = []
 
     def commit(self, changes, counters, expected, note=None):
         if self.broken:
@@ -32,7 +35,7 @@ class MemoryStore(MemoryJournal):
             raise StoreError("the connection broke")
         self.note(note)
         self.commits.append((tuple(changes), counters))
-        return expected + 1
+        return Point(expected.timeline, expected.revision + 1)
 
     def load(self):
         if self.broken:
@@ -40,7 +43,14 @@ class MemoryStore(MemoryJournal):
         return self.stored
 
     def newest(self):
-        return self.load()[1]
+        return self.load()[1].point
+
+    def branch(self):
+        self.branches += 1
+
+    def supersede(self, point, entry=None):
+        self.ping()
+        self.superseded.append(point)
 
     def ping(self, write=False):
         if self.broken:
@@ -110,5 +120,5 @@ class FakeSwitch:
 
 def fake_core(policy: Policy | None = None, **options) -> tuple[Core, MemoryStore]:
     store = MemoryStore()
-    store.stored = (policy or Policy(), 5)
-    return Core(policy or Policy(), 5, store, ThreadRuntime(), **options), store
+    store.stored = (policy or Policy(), beginning(revision=5))
+    return Core(*store.stored, store, ThreadRuntime(), **options), store

@@ -46,6 +46,7 @@ class FakeSwitch:
     timeouts: dict[Key, int] = field(default_factory=dict)  # of flows that the switch takes away by itself
     flushed: list[int] = field(default_factory=list)
     config: int = 0
+    monitors: int = 0  # how many times it was asked to tell what others do
     role: int = 1
     slave: bool = False  # another controller is master, until this one asks
     _bundle: list[bytes] = field(default_factory=list)
@@ -90,6 +91,9 @@ class FakeSwitch:
             return [message(19, xid, first + body)]
         if kind == 13:
             return [message(19, xid, first + b"".join(port(n, name) for n, name in self.ports.items()))]
+        if kind == 16:
+            self.monitors += 1
+            return [message(19, xid, first)]
         assert kind == 1
         parts, size = [], 0
         out = []

@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from firewall_app.history import beginning
 from firewall_app.openflow.session import Moment, Plan, Session, State
 from firewall_app.pipeline.compile import Rulings, units
 from firewall_app.policy.policy import Policy
@@ -25,14 +26,19 @@ class PolicyPlan:
     """A plan that follows `policy`; set it, tell the session."""
 
     def __init__(self, dpid: str, policy: Policy | None = None, rulings: Rulings | None = None) -> None:
-        self.dpid, self.policy, self.revision = dpid, policy or Policy(), 0
+        self.dpid, self.policy, self.history = dpid, policy or Policy(), beginning()
         self.rulings = rulings or Rulings()
 
+    @property
+    def revision(self) -> int:
+        return self.history.revision
+
     def change(self, policy: Policy) -> None:
-        self.policy, self.revision = policy, self.revision + 1
+        point = self.history.point
+        self.policy, self.history = policy, self.history.after(point._replace(revision=point.revision + 1))
 
     def __call__(self, interfaces):
-        return Wanted(self.revision, units(self.policy, self.dpid, interfaces, self.rulings))
+        return Wanted(self.history, units(self.policy, self.dpid, interfaces, self.rulings))
 
 
 class Driven:

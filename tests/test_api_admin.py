@@ -228,9 +228,7 @@ def test_what_cannot_be_kept_is_logged(world: World, caplog: pytest.LogCaptureFi
 
 def test_the_real_store_keeps_the_line_with_the_change_or_neither(tmp_path: Any) -> None:
     store = Store.open(f"sqlite:///{tmp_path}/firewall.db")
-    world = World()
-    world.store = store  # type: ignore[assignment]
-    world.core.store = store
+    world = World(store=store)
     world.furnish()
     world.good("POST", "/v2/firewalls", FIREWALL, token=TENANT)
     assert world.call("POST", "/v2/firewalls", FIREWALL, token=TENANT).status == 409
@@ -255,10 +253,8 @@ def test_the_real_store_keeps_the_line_with_the_change_or_neither(tmp_path: Any)
 
 
 def test_the_audit_log_is_paged_and_filtered_over_rest(tmp_path: Any) -> None:
-    world = World()
     store = Store.open(f"sqlite:///{tmp_path}/firewall.db")
-    world.store = store  # type: ignore[assignment]
-    world.core.store = store
+    world = World(store=store)
     world.furnish()
     first = world.good("GET", "/v1/audit?per_page=3")
     assert len(first["entries"]) == 3

@@ -176,11 +176,7 @@ def test_keys_outlast_a_restart(tmp_path: Any) -> None:
     url = f"sqlite:///{tmp_path}/firewall.db"
 
     def start() -> World:
-        world, store = World(), Store.open(url)
-        world.store = store  # type: ignore[assignment]
-        world.core.store = store
-        world.core.policy, world.core.revision = store.load()
-        return world
+        return World(store=Store.open(url))
 
     world = start()
     world.furnish()

@@ -62,6 +62,8 @@ def test_a_hypervisor_shows_how_its_switch_stands(world: World) -> None:
         "last_repair_at": None,
         "repaired_flows": 0,
         "error": None,
+        "fence": None,
+        "watched": None,
     }
     world.switches[HV1].mode = "refuse"
     world.good("PUT", "/v1/ports/p101/rules", {"inbound_rules": []})

@@ -226,7 +226,7 @@ def test_the_wheel_carries_what_a_plain_installation_needs(tmp_path):
     code = f"""
 import sys; sys.path.insert(0, {str(tmp_path / "site")!r})
 import firewall_app; assert 'site' in firewall_app.__file__
-from firewall_app.store import Store; print(Store.open('sqlite:///{tmp_path}/x.db').load()[1])
+from firewall_app.store import Store; print(Store.open('sqlite:///{tmp_path}/x.db').load()[1].revision)
 """
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert made.stdout.strip() == "0", made.stderr

@@ -11,6 +11,7 @@ import pytest
 from fakeswitch import FakeSwitch, message
 from policies import DPID, small, with_inbound
 
+from firewall_app.history import beginning
 from firewall_app.openflow import link as link_module
 from firewall_app.openflow.link import INBOX, Link
 from firewall_app.pipeline.compile import Rulings, units
@@ -28,7 +29,7 @@ class Owner:
         self.gone = 0
 
     def units(self, dpid, interfaces):
-        return Wanted(self.revision, units(self.policy, dpid, interfaces, Rulings()))
+        return Wanted(beginning(revision=self.revision), units(self.policy, dpid, interfaces, Rulings()))
 
     def connected(self, dpid, switch):
         assert dpid == DPID

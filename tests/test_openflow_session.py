@@ -9,6 +9,7 @@ import pytest
 from fakeswitch import FakeSwitch, message, port_status
 from policies import ANYONE, DPID, FIREWALL, rule, small, with_inbound
 
+from firewall_app.history import beginning
 from firewall_app.openflow import wire
 from firewall_app.openflow.session import Moment, Session
 from firewall_app.pipeline.compile import Rulings, units
@@ -22,16 +23,26 @@ EPOCH = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 class Talk:
     """A session and a fake switch that exchange messages until both are silent; time stands still unless moved."""
 
-    def __init__(self, switch: FakeSwitch | None = None, policy: Policy | None = None, **options) -> None:
+    def __init__(
+        self, switch: FakeSwitch | None = None, policy: Policy | None = None, revision: int = 0, **options
+    ) -> None:
         self.switch = switch or FakeSwitch()
         self.policy = policy if policy is not None else small()
-        self.revision, self.cut = 0, ALWAYS
+        self.history, self.cut = beginning(revision=revision), ALWAYS
         self.seconds = 0.0
         self.session = Session(DPID, 5, self._plan, self.now, "test", **options)
         self.exchange(self.session.start(self.now))
 
     def _plan(self, interfaces):
-        return Wanted(self.revision, units(self.policy, DPID, interfaces, Rulings()), self.cut)
+        return Wanted(self.history, units(self.policy, DPID, interfaces, Rulings()), self.cut)
+
+    @property
+    def revision(self) -> int:
+        return self.history.revision
+
+    @revision.setter
+    def revision(self, number: int) -> None:
+        self.history = self.history.after(self.history.point._replace(revision=number))
 
     @property
     def now(self) -> Moment:
@@ -42,7 +53,7 @@ class Talk:
         return self.session.report
 
     def change(self, policy: Policy) -> None:
-        self.policy, self.revision = policy, self.revision + 1
+        self.policy, self.history = policy, self.history.after(self.history.point._replace(revision=self.revision + 1))
         self.exchange(self.session.policy_changed(self.now))
 
     def exchange(self, messages: list[bytes]) -> None:
@@ -234,7 +245,7 @@ def test_T109_T115_a_zone_is_flushed_when_its_port_goes_and_when_one_comes_not_w
         draft.drop(port)
     talk.change(draft.done())
     assert talk.switch.flushed == [1]
-    again = Talk(talk.switch, talk.policy)
+    again = Talk(talk.switch, talk.policy, talk.revision)
     again.change(protected)
     assert talk.switch.flushed == [1, 1]
 
@@ -369,7 +380,7 @@ def test_the_generation_survives_a_new_session_and_counts_on():
     talk = Talk()
     talk.change(without_first_rule(talk.policy))
     held = dict(talk.switch.flows)
-    again = Talk(talk.switch, talk.policy)
+    again = Talk(talk.switch, talk.policy, talk.revision)
     assert talk.switch.flows == held
     assert again.report.sync is Sync.IN_SYNC
     again.change(with_inbound(again.policy))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import tempfile
 import time
 from pathlib import Path
@@ -13,12 +14,14 @@ from ovs_dummy import DummyOvs
 from policies import ANYONE, DPID, FIREWALL, rule, small, with_inbound
 from session_driver import Driven, PolicyPlan, moment
 
+from firewall_app.history import History, Point, beginning
 from firewall_app.openflow import session as session_module
 from firewall_app.openflow import wire
 from firewall_app.pipeline.compile import units
 from firewall_app.pipeline.flow import Flow, Resubmit, match
 from firewall_app.pipeline.tables import RULES, Kind, cookie
-from firewall_app.pipeline.unit import TURNS, Generation
+from firewall_app.pipeline.unit import TURNS, Fence, Generation
+from firewall_app.policy.policy import Policy
 from firewall_app.progress import Sync
 
 pytestmark = pytest.mark.ovs
@@ -62,7 +65,7 @@ def dump(ovs, bridge):
 def meant(ovs, bridge, policy, generation, interfaces):
     """The same, of what the policy means, by way of a second bridge and ovs-ofctl's own parser."""
     flows = [f for unit in units(policy, DPID, interfaces, session_module_rulings()).values() for f in unit.flows()]
-    flows += Generation(generation).flows()
+    flows += [*Generation(generation).flows(), *Fence(*beginning().point).flows()]
     ovs.add_bridge("brmeant")
     try:
         ovs.ofctl(
@@ -182,11 +185,11 @@ def test_an_added_rule_is_one_flow_for_each_ip_version_and_bumps_nothing(ovs, br
         with_inbound(policy, *policy.firewalls[FIREWALL].inbound_rules, rule("inbound", "tcp", "443", ANYONE, 9))
     )
     driven.policy_changed()
-    assert driven.sent[34] == 2
+    assert driven.sent[34] == 2 + 1  # and the fence
     after = dump(ovs, bridge)
     assert generation_of(after) == generation_of(before)
-    assert len(set(after) - set(before)) == 2
-    assert set(before) <= set(after)
+    assert len(set(after) - set(before)) == 2 + 1
+    assert {line for line in set(before) - set(after) if "note:" not in line} == set()
     driven.close()
 
 
@@ -199,8 +202,9 @@ def test_a_removed_rule_raises_the_generation_in_the_same_bundle(ovs, bridge):
     driven.sent.clear()
     plan.change(with_inbound(policy, policy.firewalls[FIREWALL].inbound_rules[0]))
     driven.policy_changed()
-    # 2 rule flows and the 2 of the old fast path deleted, those of the new, 4 fragment gates and 4 commits written
-    assert driven.sent[34] == 2 + 2 + 2 + 4 + 4
+    # 2 rule flows and the 2 of the old fast path deleted, those of the new, 4 fragment gates, 4 commits and the
+    # fence written
+    assert driven.sent[34] == 2 + 2 + 2 + 4 + 4 + 1
     assert driven.sent[33] == 2
     assert generation_of(dump(ovs, bridge)) == before + 1
     assert driven.session.report.confirmed == 1
@@ -238,6 +242,7 @@ def test_flows_changed_by_hand_are_repaired_and_counted_and_those_of_others_left
         "cookie=0xd0f1030100000063,table=30,priority=1000,tcp,actions=resubmit(,35)",
     )
     ovs.ofctl("-O", "OpenFlow14", "add-flow", bridge, "cookie=0x1234,table=30,priority=7,tcp,actions=drop")
+    driven.pump(2)
     driven.feed(driven.session.resync(moment(), keep_flows=True))
     driven.settle()
     foreign = [line for line in dump(ovs, bridge) if "cookie=0x1234" in line]
@@ -329,3 +334,79 @@ def test_a_slot_is_flushed_before_it_is_used_and_after(ovs, bridge):
     opened = next(i for i, m in enumerate(driven.sent_bytes) if m[1] == 33)
     assert driven.sent_bytes.index(flushes[0]) < opened < driven.sent_bytes.index(flushes[1])
     driven.close()
+
+
+@pytest.mark.parametrize("version", [5, 4])
+def test_T164_T175_what_others_do_is_noticed_at_once_repaired_and_told_with_its_text(ovs, bridge, version):
+    driven = Driven(ovs.mgmt(bridge), PolicyPlan(DPID, named(small(), bridge)), version)
+    driven.settle()
+    assert driven.session.report.watched is True
+    right = without_marks(dump(ovs, bridge))
+
+    def ofctl(*words):
+        ovs.ofctl("-O", "OpenFlow14", *words)
+
+    def repaired(what, part):
+        before = driven.session.report.last_repair_at
+        deadline = time.monotonic() + 10
+        while driven.session.report.last_repair_at == before:
+            assert time.monotonic() < deadline
+            driven.pump(0.05)
+            driven.feed(driven.session.tick(moment()))
+        assert without_marks(line for line in dump(ovs, bridge) if "cookie=0x99" not in line) == right
+        assert any(found.what == what and part in found.flow for found in driven.session.report.drift)
+
+    ofctl("add-flow", bridge, f"cookie={cookie(Kind.RULE, 77):#x},table=33,priority=9,tcp,tp_dst=666 actions=drop")
+    repaired("added", "tcp,tp_dst=666")
+    ofctl("--strict", "mod-flows", bridge, "table=40,priority=100,actions=NORMAL")
+    repaired("changed", "table=40,priority=100")
+    ofctl("del-flows", bridge, "table=10")
+    repaired("removed", "table=10")
+    # somebody else's flow in the place of one of ours
+    ofctl("--strict", "add-flow", bridge, "cookie=0x99,table=40,priority=100,actions=NORMAL")
+    repaired("removed", "table=40,priority=100")
+    ofctl("add-flow", bridge, "cookie=0x99,table=40,priority=7,tcp,actions=drop")
+    reads = driven.session.reads
+    driven.pump(0.3)
+    assert driven.session.reads == reads, "what is not ours, and not in the way, is nothing to us"
+    assert [line for line in dump(ovs, bridge) if "cookie=0x99" in line]
+    driven.close()
+
+
+@pytest.mark.parametrize("version", [5, 4])
+def test_T173_a_switch_that_holds_another_policy_is_left_alone_until_somebody_confirms(ovs, bridge, version):
+    plan = PolicyPlan(DPID, named(small(), bridge))
+    plan.history = History(57, (Point(11, 0),))
+    first = Driven(ovs.mgmt(bridge), plan, version)
+    first.settle()
+    first.close()
+    held = dump(ovs, bridge)
+    backup = PolicyPlan(DPID, Policy())
+    backup.history = History(50, (Point(11, 0),))  # restored from before
+    second = Driven(ovs.mgmt(bridge), backup, version)
+    second.settle()
+    assert (second.session.report.sync, second.session.report.fence) == (Sync.FAILED, Point(11, 57))
+    for number in range(51, 61):  # and it goes on, past the revision that the switch has
+        backup.history = backup.history.after(Point(12, number))
+        second.policy_changed()
+        second.feed(second.session.resync(moment()))
+        second.settle()
+    assert second.session.report.failed == 60
+    assert dump(ovs, bridge) == held
+    assert not any(kind in (14, 33, 34) for kind in second.sent)
+    backup.history = backup.history.superseding(Point(11, 57))
+    second.policy_changed()
+    assert (second.session.report.sync, second.session.report.fence) == (Sync.IN_SYNC, None)
+    assert second.session.report.confirmed == 60
+    assert fence_of(dump(ovs, bridge)) == (12, 60)
+    second.close()
+
+
+def without_marks(lines):
+    return [re.sub(r"ct_mark=\w+|load:\w+->NXM_NX_CT_MARK", "", line) for line in lines]
+
+
+def fence_of(lines):
+    notes = [bytes.fromhex(m[1].replace(".", "")) for line in lines if (m := re.search(r"note:([0-9a-f.]+)", line))]
+    assert len(notes) == 1
+    return struct.unpack("!6xQQ", notes[0])

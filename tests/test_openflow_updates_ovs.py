@@ -355,7 +355,7 @@ def test_T150_one_rule_swapped_is_its_flows_gone_and_the_others_come(talk, peer,
 
     # a set of the rule's own is one more that its firewall asks for; a tag's was asked for before
     asks = {Kind.FIREWALL} if peer == MANY and "-" in ports else set()
-    marks = {line for line in gone | come if "CT_MARK" in line or "ct_mark" in line}
+    marks = {line for line in gone | come if "CT_MARK" in line or "ct_mark" in line or "note:" in line}
     assert of(gone, Kind.RULE) == {line for line in before if kind_of(line) == (Kind.RULE, 20)} != set()
     assert of(come, Kind.RULE) == {line for line in after if kind_of(line) == (Kind.RULE, 21)} != set()
     rest = (gone | come) - of(gone | come, Kind.RULE) - marks

@@ -11,6 +11,7 @@ import pytest
 from fakecore import NOW, FakeSwitch, fake_core
 from policies import ANYONE, DPID, FIREWALL, rule, small
 
+from firewall_app.history import Point, beginning
 from firewall_app.pipeline.unit import PortGuards
 from firewall_app.policy.errors import Conflict, Invalid, NotFound, StoreError, Unreachable
 from firewall_app.policy.model import Peer, Port, Rule
@@ -74,7 +75,7 @@ def test_a_commit_whose_answer_was_lost_is_found_out(world):
     firewall = core.policy.firewalls[FIREWALL]
     draft = core.policy.edit()
     draft.drop(firewall)
-    store.stored = (draft.done(), 6)
+    store.stored = (draft.done(), beginning(revision=6))
     store.lost_answer = True
     told = switch.told
     with pytest.raises(StoreError, match="broke"):
@@ -82,7 +83,7 @@ def test_a_commit_whose_answer_was_lost_is_found_out(world):
     assert core.policy.firewalls == {}
     assert (core.revision, switch.told) == (6, told + 1)
     store.lost_answer = False
-    store.stored = (store.stored[0], 7)
+    store.stored = (store.stored[0], beginning(revision=7))
     switch.behaviour = "silent"
     store.broken = "not now"
     with pytest.raises(StoreError):
@@ -91,7 +92,7 @@ def test_a_commit_whose_answer_was_lost_is_found_out(world):
     store.broken = None
     switch.behaviour = "confirm"
     switch.act()
-    store.stored = (small(), 9)
+    store.stored = (small(), beginning(revision=9))
     store.lost_answer = True
     switch.behaviour = "silent"
     with pytest.raises(StoreError):
@@ -440,7 +441,7 @@ def test_a_store_serves_one_caller_at_a_time(world):
         begun.set()
         time.sleep(0.02)
         inside.pop()
-        return 6
+        return Point(1, 6)
 
     store.commit, store.ping = slowly, slowly
     writer = threading.Thread(target=lambda: firewalls.create(core, "default", spec()))

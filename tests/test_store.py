@@ -27,6 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, NullPool, create_engine, event
 
+from firewall_app.history import Point
 from firewall_app.policy.errors import NotFound, StoreError
 from firewall_app.policy.model import (
     Direction,
@@ -89,20 +90,20 @@ def raw(url: str, *statements: str) -> None:
             connection.exec_driver_sql(statement)
 
 
-def keep(store: Store, draft: Draft, revision: int) -> tuple[Policy, int]:
+def keep(store: Store, draft: Draft, point: Point) -> tuple[Policy, Point]:
     changes, counters = draft.changes, draft.counters
-    return draft.done(), store.commit(changes, counters, revision)
+    return draft.done(), store.commit(changes, counters, point)
 
 
-def put(store: Store, *entities: Entity) -> tuple[Policy, int]:
+def put(store: Store, *entities: Entity) -> tuple[Policy, Point]:
     """Adds entities to what is stored."""
-    policy, revision = store.load()
+    policy, history = store.load()
     draft = policy.edit()
     for entity in entities:
         draft.put(entity)
     highest = max((rule.id for e in entities if isinstance(e, Firewall | PortRules) for rule in e.rules), default=0)
     draft.counters = replace(draft.counters, rule=max(highest, draft.counters.rule))
-    return keep(store, draft, revision)
+    return keep(store, draft, history.point)
 
 
 def rule(number: int, direction: Direction = Direction.INBOUND) -> Rule:
@@ -266,39 +267,39 @@ def step(draft: Draft, draw: st.DrawFn) -> None:
 def test_what_was_committed_is_what_a_fresh_store_loads(fresh: Fresh, data: st.DataObject) -> None:
     url = fresh()
     with closing(Store.open(url)) as store:
-        policy, revision = put(store, *one_of_each())
+        policy, point = put(store, *one_of_each())
         for _ in range(data.draw(st.integers(1, 4))):
             draft = policy.edit()
             for _ in range(data.draw(st.integers(1, 8))):
                 step(draft, data.draw)
-            policy, revision = keep(store, draft, revision)
+            policy, point = keep(store, draft, point)
             loaded = store.load()
             assert_same(loaded[0], policy)
     with closing(Store.open(url)) as store:
         loaded = store.load()
     assert_same(loaded[0], policy)
-    assert loaded[1] == revision
+    assert loaded[1].point == point
 
 
 def test_everything_may_go_in_one_commit(store: Store) -> None:
-    policy, revision = put(store, *one_of_each())
+    policy, point = put(store, *one_of_each())
     draft = policy.edit()
     for entity in one_of_each():
         draft.drop(entity)
-    policy, _ = keep(store, draft, revision)
+    policy, _ = keep(store, draft, point)
     assert_same(store.load()[0], policy)
     assert_same(policy, Policy(counters=policy.counters))
 
 
 def test_a_port_may_move_when_what_it_was_on_goes(store: Store) -> None:
-    policy, revision = put(store, *one_of_each())
+    policy, point = put(store, *one_of_each())
     draft = policy.edit()
     draft.drop(policy.droplets[1])
     draft.drop(policy.hypervisors[DPIDS[0]])
     draft.put(Droplet(9))
     for key in ("p1", "p2"):
         draft.put(replace(policy.ports[key], droplet_id=9, hypervisor=DPIDS[1]))
-    policy, _ = keep(store, draft, revision)
+    policy, _ = keep(store, draft, point)
     assert_same(store.load()[0], policy)
 
 
@@ -311,20 +312,20 @@ def test_moments_keep_their_microseconds_and_become_utc(store: Store) -> None:
 
 
 def test_firewalls_may_trade_names_in_one_commit(store: Store) -> None:
-    policy, revision = put(store, firewall(name="one", key="f1"), firewall(name="two", key="f2"))
+    policy, point = put(store, firewall(name="one", key="f1"), firewall(name="two", key="f2"))
     draft = policy.edit()
     draft.put(replace(policy.firewalls["f1"], name="two"))
     draft.put(replace(policy.firewalls["f2"], name="one"))
-    keep(store, draft, revision)
+    keep(store, draft, point)
     assert {f.id: f.name for f in store.load()[0].firewalls.values()} == {"f1": "two", "f2": "one"}
 
 
 def test_a_rule_may_move_to_another_firewall(store: Store) -> None:
-    policy, revision = put(store, firewall(1, 2), firewall(name="other", key="f2"))
+    policy, point = put(store, firewall(1, 2), firewall(name="other", key="f2"))
     draft = policy.edit()
     draft.drop(policy.firewalls["f1"])
     draft.put(replace(policy.firewalls["f2"], inbound_rules=(rule(2),)))
-    policy, _ = keep(store, draft, revision)
+    policy, _ = keep(store, draft, point)
     assert_same(store.load()[0], policy)
 
 
@@ -349,32 +350,32 @@ def test_a_rule_may_move_to_another_firewall(store: Store) -> None:
 )
 def test_a_commit_that_fails_writes_nothing_and_the_next_one_works(url: str, store: Store, wrong: Entity) -> None:
     put(store, Hypervisor(DPIDS[0], "h1"), Droplet(1), firewall(1, 2))
-    before, revision = store.load()
+    before, history = store.load()
     with pytest.raises(StoreError):
         put(store, Tag("default", "early"), Droplet(2), wrong)
     with closing(Store.open(url)) as other:
         loaded = other.load()
     assert_same(loaded[0], before)
-    assert loaded[1] == revision
+    assert loaded[1] == history
     _, after = put(store, Droplet(2))
-    assert after == revision + 1
+    assert after.revision == history.revision + 1
 
 
 def test_rule_ids_that_were_not_counted_are_refused(store: Store) -> None:
     draft = Policy().edit()
     draft.put(replace(firewall(1), number=7))
     with pytest.raises(StoreError, match="rule id 1 was not given out"):
-        store.commit(draft.changes, draft.counters, 0)
+        store.commit(draft.changes, draft.counters, store.newest())
 
 
 def test_another_controllers_commit_is_noticed(url: str, store: Store) -> None:
-    policy, revision = put(store, Droplet(1))
+    policy, point = put(store, Droplet(1))
     with closing(Store.open(url)) as other:
         put(other, Droplet(2))
     draft = policy.edit()
     draft.put(Droplet(3))
-    with pytest.raises(StoreError, match="the store is at revision 2, this controller at 1"):
-        keep(store, draft, revision)
+    with pytest.raises(StoreError, match=r"the store is at revision 2 of timeline .*, this controller at 1"):
+        keep(store, draft, point)
     assert sorted(store.load()[0].droplets) == [1, 2]
 
 
@@ -387,7 +388,7 @@ def test_controllers_that_write_at_the_same_time_lose_nothing(url: str) -> None:
             for number in range(base, base + 25):
                 while True:
                     try:
-                        kept.append(put(store, Droplet(number))[1])
+                        kept.append(put(store, Droplet(number))[1].revision)
                         break
                     except StoreError as error:
                         assert "another controller has written" in str(error)  # noqa: PT017
@@ -397,31 +398,31 @@ def test_controllers_that_write_at_the_same_time_lose_nothing(url: str) -> None:
         revisions = [revision for kept in threads.map(work, (100, 200)) for revision in kept]
     assert sorted(revisions) == list(range(1, 51))
     with closing(Store.open(url)) as store:
-        policy, revision = store.load()
-    assert revision == 50
+        policy, history = store.load()
+    assert history.revision == 50
     assert sorted(policy.droplets) == [*range(100, 125), *range(200, 225)]
 
 
 def test_a_row_that_vanished_is_noticed(url: str, store: Store) -> None:
-    policy, revision = put(store, Droplet(1))
+    policy, point = put(store, Droplet(1))
     raw(url, "DELETE FROM droplets")
     draft = policy.edit()
     draft.drop(policy.droplets[1])
     with pytest.raises(StoreError, match="table droplets lacks rows"):
-        keep(store, draft, revision)
+        keep(store, draft, point)
 
 
 def test_rule_ids_never_go_back(url: str, store: Store) -> None:
-    policy, revision = put(store, firewall(1, 2, 3))
+    policy, point = put(store, firewall(1, 2, 3))
     draft = policy.edit()
     draft.drop(policy.firewalls["f1"])
-    policy, revision = keep(store, draft, revision)
+    policy, point = keep(store, draft, point)
     with closing(Store.open(url)) as other:
         assert other.load()[0].edit().new_rule_id() == 4
     draft = policy.edit()
     draft.counters = replace(draft.counters, rule=2)
     with pytest.raises(StoreError, match="up to 3 are given out; they cannot go back to 2"):
-        keep(store, draft, revision)
+        keep(store, draft, point)
 
 
 def test_rule_sets_and_tags_of_a_database_of_before_are_given_numbers(url: str) -> None:
@@ -445,14 +446,14 @@ def test_rule_sets_and_tags_of_a_database_of_before_are_given_numbers(url: str) 
             connection.exec_driver_sql(statement)
     engine.dispose()
     store = Store.open(url)
-    policy, revision = store.load()
+    policy, history = store.load()
     numbers = [found.number for found in (*policy.tags.values(), *policy.firewalls.values())]
     assert sorted(numbers) == [10, 11, 12, 13]
     assert policy.counters.rule == 13
     assert [rule.id for rule in policy.firewalls["f1"].inbound_rules] == [7]
     draft = policy.edit()
     draft.put(Tag("default", "new"))
-    keep(store, draft, revision)
+    keep(store, draft, history.point)
     assert store.load()[0].tags["default", "new"].number == 14
     store.close()
 
@@ -460,7 +461,7 @@ def test_rule_sets_and_tags_of_a_database_of_before_are_given_numbers(url: str) 
 def test_a_newer_schema_is_refused(url: str) -> None:
     Store.open(url).close()
     raw(url, "UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(StoreError, match=r"schema version 9999, this program knows up to 0005.*restore a backup"):
+    with pytest.raises(StoreError, match=r"schema version 9999, this program knows up to 0006.*restore a backup"):
         Store.open(url)
 
 
@@ -515,16 +516,16 @@ def rows_written() -> Iterator[list[str]]:
 
 
 def test_a_commit_writes_what_changed_and_no_more(store: Store) -> None:
-    policy, revision = put(store, Droplet(1), firewall(*range(1, 51)), firewall(51, name="other", key="f2"))
+    policy, point = put(store, Droplet(1), firewall(*range(1, 51)), firewall(51, name="other", key="f2"))
     f1 = policy.firewalls["f1"]
 
     def written(new: Firewall, last_rule: int) -> list[str]:
-        nonlocal policy, revision
+        nonlocal policy, point
         draft = policy.edit()
         draft.put(new)
         draft.counters = replace(draft.counters, rule=last_rule)
         with rows_written() as rows:
-            policy, revision = keep(store, draft, revision)
+            policy, point = keep(store, draft, point)
         assert_same(store.load()[0], policy)
         return sorted(rows)
 
@@ -562,7 +563,7 @@ def test_tokens(url: str, store: Store) -> None:
             store.add_token(taken)
         assert "INSERT" not in str(caught.value)
     assert [token.id for token in store.tokens()] == ["t1", "t2"]
-    assert store.load()[1] == 0
+    assert store.load()[1].revision == 0
 
 
 # --------------------------------------------------------------------------------------------- schema
@@ -600,14 +601,16 @@ from firewall_app.policy.model import Droplet
 from firewall_app.store import Store
 
 store = tpool.execute(Store.open, sys.argv[1])
-policy, revision = tpool.execute(store.load)
+policy, history = tpool.execute(store.load)
+point = history.point
 for number in range(1, 60):  # more than there are native threads
     draft = policy.edit()
     draft.put(Droplet(number))
     changes, counters = draft.changes, draft.counters
     policy = draft.done()
-    revision = tpool.execute(store.commit, changes, counters, revision)
-assert tpool.execute(store.load) == (policy, 59)
+    point = tpool.execute(store.commit, changes, counters, point)
+kept = tpool.execute(store.load)
+assert (kept[0], kept[1].revision) == (policy, 59)
 tpool.execute(store.close)
 print("done")
 """
@@ -683,7 +686,7 @@ def test_a_file_that_cannot_be_written_is_refused() -> None:
 
 def test_a_file_that_was_replaced_is_noticed(path: Path) -> None:
     with closing(Store.open(f"sqlite:///{path}")) as store:
-        policy, revision = put(store, Droplet(1))
+        policy, point = put(store, Droplet(1))
         store.ping()
         path.rename(path.with_name("moved.db"))
         with pytest.raises(StoreError, match="was removed or replaced"):
@@ -691,7 +694,7 @@ def test_a_file_that_was_replaced_is_noticed(path: Path) -> None:
         draft = policy.edit()
         draft.put(Droplet(2))
         with pytest.raises(StoreError, match="was removed or replaced"):
-            keep(store, draft, revision)
+            keep(store, draft, point)
 
 
 def test_another_process_that_holds_the_lock_is_an_error_not_a_hang(
@@ -703,7 +706,7 @@ def test_another_process_that_holds_the_lock_is_an_error_not_a_hang(
         with pytest.raises(StoreError, match="database is locked"):
             put(store, Droplet(1))
         other.rollback()
-        assert put(store, Droplet(1))[1] == 1
+        assert put(store, Droplet(1))[1].revision == 1
 
 
 @pytest.mark.parametrize(
@@ -741,3 +744,45 @@ def test_a_url_that_cannot_be_is_refused_without_its_password(text: str, problem
     with pytest.raises(StoreError, match=problem) as caught:
         Store.open(text)
     assert "secret" not in str(caught.value)
+
+
+# --------------------------------------------------------------------------------------------- timelines
+
+
+def test_each_opening_writes_on_a_timeline_of_its_own_that_is_loaded_again(url: str, store: Store) -> None:
+    first = store.load()[1]
+    assert (first.revision, len(first.starts)) == (0, 1)
+    _, one = put(store, Droplet(1))
+    _, two = put(store, Droplet(2))
+    with closing(Store.open(url)) as other:
+        assert other.newest() == two
+        _, three = put(other, Droplet(3))
+        history = other.load()[1]
+    assert one.timeline == two.timeline not in (first.point.timeline, three.timeline)
+    assert history.starts == (first.point, one, three)
+    assert all(history.knows(point) for point in (one, two, three))
+    store.branch()
+    policy, history = store.load()
+    draft = policy.edit()
+    draft.put(Droplet(4))
+    assert keep(store, draft, history.point)[1].timeline not in {start.timeline for start in history.starts}
+
+
+def test_a_database_that_was_replaced_at_the_same_revision_is_noticed(tmp_path: Path) -> None:
+    urls = [f"sqlite:///{tmp_path}/{name}.db" for name in "ab"]
+    points = []
+    for url in urls:
+        with closing(Store.open(url)) as store:
+            points.append(put(store, Droplet(1))[1])
+    with closing(Store.open(urls[1])) as store:
+        draft = store.load()[0].edit()
+        draft.put(Droplet(2))
+        with pytest.raises(StoreError, match="the database was replaced"):
+            keep(store, draft, points[0])
+
+
+def test_what_an_operator_confirmed_is_kept(url: str, store: Store) -> None:
+    store.supersede(Point(77, 5))
+    store.supersede(Point(77, 4))
+    with closing(Store.open(url)) as other:
+        assert dict(other.load()[1].superseded) == {77: 5}

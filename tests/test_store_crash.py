@@ -43,7 +43,8 @@ def next_step(draft: Draft, number: int) -> None:
 def write_until_killed(url: str, die_before: int | None) -> None:
     """Commits for ever, saying each revision once it is kept; or dies before the statement of a given number."""
     store = Store.open(url)
-    policy, revision = store.load()
+    policy, history = store.load()
+    point = history.point
     if die_before is not None:
         left = count(die_before, -1)
 
@@ -55,17 +56,18 @@ def write_until_killed(url: str, die_before: int | None) -> None:
         event.listen(Engine, "commit", die)
     while True:
         draft = policy.edit()
-        next_step(draft, revision + 1)
+        next_step(draft, point.revision + 1)
         changes, counters = draft.changes, draft.counters
         policy = draft.done()
-        revision = store.commit(changes, counters, revision)
-        print(revision, flush=True)
+        point = store.commit(changes, counters, point)
+        print(point.revision, flush=True)
 
 
 def check(url: str) -> int:
     """The revision that is stored, after checking that everything else is exactly of that revision."""
     with closing(Store.open(url)) as store:
-        policy, revision = store.load()
+        policy, history = store.load()
+    revision = history.revision
     assert sorted(policy.droplets) == list(range(1, revision + 1))
     assert {d.id for d in policy.droplets.values() if d.name == "new"} == ({revision} if revision else set())
     # The firewall drew its own number after the rules that it began with.
@@ -113,11 +115,11 @@ def test_death_before_each_statement_of_a_commit_undoes_it_whole(tmp_path: Path)
     url = f"sqlite:///{tmp_path}/firewall.db"
     with closing(Store.open(url)) as store:
         for number in (1, 2):
-            policy, revision = store.load()
+            policy, history = store.load()
             draft = policy.edit()
             next_step(draft, number)
             changes, counters = draft.changes, draft.counters
-            store.commit(changes, counters, revision)
+            store.commit(changes, counters, history.point)
     for statement in count():
         with writer(url, str(statement)) as process:
             assert process.stdout is not None

@@ -34,10 +34,10 @@ def store(url: str) -> Iterator[Store]:
 
 
 def add(store: Store, number: int) -> int:
-    policy, revision = store.load()
+    policy, history = store.load()
     draft = policy.edit()
     draft.put(Droplet(number))
-    return store.commit(draft.changes, draft.counters, revision)
+    return store.commit(draft.changes, draft.counters, history.point).revision
 
 
 def test_a_server_that_crashes_keeps_what_was_acknowledged_and_is_found_again(postgresql: Server, store: Store) -> None:
@@ -76,7 +76,7 @@ def test_what_the_server_cannot_store_is_refused(store: Store) -> None:
     draft = store.load()[0].edit()
     draft.put(Droplet(1, name="a\0b"))
     with pytest.raises(StoreError, match="NUL"):
-        store.commit(draft.changes, draft.counters, 0)
+        store.commit(draft.changes, draft.counters, store.newest())
     assert add(store, 1) == 1
 
 

@@ -78,11 +78,11 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def keep(url: str, *entities: Hypervisor | Droplet | Port) -> None:
     with closing(Store.open(url)) as store:
-        policy, revision = store.load()
+        policy, history = store.load()
         draft = policy.edit()
         for entity in entities:
             draft.put(entity)
-        store.commit(draft.changes, draft.counters, revision)
+        store.commit(draft.changes, draft.counters, history.point)
 
 
 def kept(url: str) -> int | None:

@@ -269,6 +269,36 @@ class OneAccount(Answer):
 # ---- the operator's interface
 
 
+Timeline = Annotated[str, WithJsonSchema(shapes.TIMELINE)]
+
+
+class Held(Answer):
+    """The policy that a switch holds, when this controller must not replace it."""
+
+    timeline: Timeline
+    revision: Count
+
+
+class Fence(Held):
+    hypervisors: list[Dpid]
+
+
+class Fences(Page):
+    fences: list[Fence]
+
+
+class DriftEntry(Answer):
+    """A flow that somebody else made, changed or took away, and that was put right."""
+
+    at: Moment
+    change: Literal["added", "changed", "removed"]
+    flow: str
+
+
+class Drift(Page):
+    drift: list[DriftEntry]
+
+
 class Sync(Answer):
     """How a switch stands to the policy."""
 
@@ -278,6 +308,8 @@ class Sync(Answer):
     last_repair_at: Moment | None
     repaired_flows: Count
     error: str | None
+    fence: Held | None
+    watched: bool | None = Field(description="Whether it tells of what others do to its flows; null: not known.")
 
 
 class Hypervisor(Answer):

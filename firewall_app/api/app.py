@@ -31,6 +31,7 @@ from . import (
     errors,
     explain,
     external,
+    fences,
     openapi,
     preconditions,
     telling,
@@ -52,7 +53,7 @@ LONG_BODY = 32 << 10  # bytes
 MANY_VALUES = 1000  # commas, as good a measure: a short body of many faults takes long, too
 LONGEST_PATH = LONGEST_PROBLEM = 4096  # characters that the audit log keeps
 
-ROUTES = (*v1.ROUTES, *admin.ROUTES, *external.ROUTES, *explain.ROUTES, *v2.ROUTES)
+ROUTES = (*v1.ROUTES, *admin.ROUTES, *fences.ROUTES, *external.ROUTES, *explain.ROUTES, *v2.ROUTES)
 
 Environ = dict[str, Any]
 Wsgi = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]

@@ -152,6 +152,11 @@ class _State(Collector):
         )
         every = progress.reports
         yield GaugeMetricFamily(
+            "firewall_hypervisors_fenced",
+            "Hypervisors that hold a policy which the store does not descend from, and are left as they are.",
+            sum(report.fence is not None for report in every.values()),
+        )
+        yield GaugeMetricFamily(
             "firewall_hypervisors_unregistered",
             "Hypervisors that are connected and that nobody registered.",
             sum(report.connected for dpid, report in every.items() if dpid not in reports),

@@ -62,6 +62,7 @@ PATH: Mapping[str, Schema] = {
     "name": shapes.TAG,
     "uid": shapes.EXTERNAL_UID,
     "token_id": shapes.TOKEN_ID,
+    "timeline": shapes.TIMELINE,
 }
 
 TAGS: Mapping[str, tuple[str, str]] = {
@@ -70,6 +71,7 @@ TAGS: Mapping[str, tuple[str, str]] = {
     "/v2/tags": ("Tags", "Labels on droplets, which firewalls and rules may name."),
     "/v2/account": ("Account", "What clients ask for to try their token."),
     "/v1/hypervisors": ("Operator: hypervisors", "Open vSwitch bridges that connect to this controller."),
+    "/v1/fences": ("Operator: fences", "Switches that hold a policy which the store does not descend from."),
     "/v1/droplets": ("Operator: droplets", "Virtual machines of all accounts."),
     "/v1/ports": ("Operator: ports", "Switch ports of droplets, and the rules of one port alone."),
     "/v1/external-peers": ("Operator: external peers", "What uids of load balancers and clusters stand for."),
@@ -344,6 +346,29 @@ OPERATIONS: Mapping[str, Operation] = {
     "GET /v1/tokens/{token_id}": Operation("v1_tokens_get", "Show a token", answers.Token, errors=(503,)),
     "DELETE /v1/tokens/{token_id}": Operation(
         "v1_tokens_delete", "Revoke a token", description="It is good for nothing from now on.", errors=(409,)
+    ),
+    "GET /v1/fences": Operation(
+        "v1_fences_list",
+        "List fences",
+        answers.Fences,
+        "A hypervisor that holds a policy which the store does not descend from (an older backup was restored, the "
+        "store was lost, another controller drives it) is left as it is until an operator confirms. By timeline.",
+        query=_PAGED,
+    ),
+    "POST /v1/fences/{timeline}/confirm": Operation(
+        "v1_fences_confirm",
+        "Lift a fence",
+        answers.Fence,
+        "What hypervisors hold of this timeline, up to this revision, is replaced by the policy. What only they still "
+        "knew is lost.",
+        example={"revision": 57},
+    ),
+    "GET /v1/hypervisors/{dpid}/drift": Operation(
+        "v1_hypervisors_drift",
+        "List what others did to the flows of a switch",
+        answers.Drift,
+        "Since this service started, the newest first; the last 100 flows, at most 20 of each repair.",
+        query=_PAGED,
     ),
     "GET /v1/audit": Operation(
         "v1_audit_list",

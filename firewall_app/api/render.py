@@ -10,16 +10,18 @@ from collections.abc import Iterable, Mapping
 
 import netaddr
 
+from ..history import Point
 from ..pipeline.compile import peer_networks, rule_units, shared_peers
 from ..pipeline.flow import Flow, texts
 from ..pipeline.tables import Kind, cookie_parts
 from ..pipeline.unit import Flood, PortGuards, RuleFlows, SetMembers, SystemRule
 from ..policy.model import Direction, Droplet, Firewall, Port, PortRules, Rule, Tag, network
 from ..policy.policy import Policy
-from ..progress import SwitchReport
+from ..progress import Drift, SwitchReport
 from ..service import describe
 from ..service.core import FlowStats
 from ..service.describe import Json, moment, rules
+from ..service.fences import Fence
 from ..service.firewalls import FirewallView
 from ..service.hypervisors import HypervisorView, PortView
 
@@ -143,7 +145,21 @@ def _sync(report: SwitchReport) -> Json:
         "last_repair_at": moment(report.last_repair_at),
         "repaired_flows": report.repaired_flows,
         "error": report.error,
+        "fence": _point(report.fence) if report.fence is not None else None,
+        "watched": report.watched,
     }
+
+
+def _point(point: Point) -> Json:
+    return {"timeline": point.name, "revision": point.revision}
+
+
+def fence(found: Fence) -> Json:
+    return {**_point(found.point), "hypervisors": list(found.hypervisors)}
+
+
+def drift(entry: Drift) -> Json:
+    return {"at": moment(entry.at), "change": entry.what, "flow": entry.flow}
 
 
 def port(view: PortView) -> Json:

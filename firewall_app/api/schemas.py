@@ -419,6 +419,10 @@ class PortBody(Body):
     created_at: ReadOnly
 
 
+class FenceBody(Body):
+    revision: int = Field(ge=0, description="The newest that a hypervisor holds: GET /v1/fences shows it.")
+
+
 class TokenBody(Body):
     model_config = ConfigDict(json_schema_extra=shapes.ACCOUNT_BY_ROLE)
 

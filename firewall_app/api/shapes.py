@@ -97,6 +97,7 @@ OWN_ADDRESS = {**ADDRESS, "not": {"pattern": "/0+$"}}
 PORT_ID = _text("^[A-Za-z0-9._:-]{1,64}$", examples=["web-1-eth0"])
 TAG = _text("^[A-Za-z0-9_:-]{1,255}$", examples=["web"])
 TOKEN_ID = _text("^[0-9a-f]{1,64}$")
+TIMELINE = _text("^[0-9a-f]{16}$")
 TEXT = _text(r"^[^\u0000]*$")  # what databases keep
 UPLINK = {
     "anyOf": [_text(PRINTABLE, minLength=1, maxLength=LONGEST_NAME), {"type": "integer"}],

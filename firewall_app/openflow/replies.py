@@ -20,7 +20,8 @@ from .oxm import DecodeError, decode_instructions, decode_match
 OF13, OF14 = 4, 5  # the version byte of OpenFlow 1.3 and 1.4
 PORT_ADD, PORT_DELETE, PORT_MODIFY = 0, 1, 2  # why a port's status is told
 BUNDLE_OPEN, BUNDLE_CLOSE, BUNDLE_COMMIT, BUNDLE_DISCARD = 0, 2, 4, 6  # a reply's kind is one more
-DESC, FLOW, PORT_DESC = 0, 1, 13  # kinds of multipart
+DESC, FLOW, PORT_DESC, FLOW_MONITOR, MULTIPART_EXPERIMENTER = 0, 1, 13, 16, 0xFFFF  # kinds of multipart
+ONF_FLOW_MONITOR = 1870  # ... of the ONF's, for 1.3
 ONF_BUNDLE_CONTROL = 2300
 
 _ERROR, _ECHO_REPLY, _EXPERIMENTER, _GET_CONFIG_REPLY, _PORT_STATUS = 1, 3, 4, 8, 12
@@ -134,6 +135,23 @@ class FlowStatsReply:
     flows: tuple[RawFlow, ...]
 
 
+class FlowUpdate(NamedTuple):
+    """A flow that somebody else added, changed or removed; `match` as in RawFlow."""
+
+    table: int
+    priority: int
+    cookie: int
+    match: bytes
+
+
+@dataclass(frozen=True)
+class FlowMonitorReply:
+    """What others did to flows of a switch; changes of our own are left out."""
+
+    xid: int
+    updates: tuple[FlowUpdate, ...]
+
+
 @dataclass(frozen=True)
 class Other:
     """A message that is not for us."""
@@ -153,6 +171,7 @@ Message = (
     | PortDescReply
     | PortStatus
     | FlowStatsReply
+    | FlowMonitorReply
     | Other
 )
 
@@ -242,6 +261,10 @@ def _multipart_reply(data: bytes, version: int, xid: int) -> Message:
         _least(data, 16 + 1056, "description")
         texts = struct.unpack_from("!256s256s256s32s256s", data, 16)
         return DescReply(xid, more, *map(_text, texts))
+    if kind == FLOW_MONITOR and version >= OF14:
+        return FlowMonitorReply(xid, _updates(data, 16, _UPDATE_14))
+    if kind == MULTIPART_EXPERIMENTER and data[16:24] == struct.pack("!II", ONF, ONF_FLOW_MONITOR):
+        return FlowMonitorReply(xid, _updates(data, 24, _UPDATE_13))
     return Other(xid, _MULTIPART_REPLY)
 
 
@@ -291,6 +314,34 @@ def _flows(data: bytes) -> tuple[RawFlow, ...]:
         )
         offset = following
     return tuple(flows)
+
+
+# Open vSwitch's ofp_flow_update_full of 1.4 (table, reason, timeouts, priority, cookie), and its nx_flow_update_full of
+# 1.3 (reason, priority, timeouts, length of the match, table, cookie), after length and event.
+_UPDATE_14 = struct.Struct("!4xBx4xH4xQ"), ("table", "priority", "cookie"), (1, 2, 3)
+_UPDATE_13 = struct.Struct("!4x2xH4x2xBxQ"), ("priority", "table", "cookie"), (0, 1, 2)
+_Layout = tuple[struct.Struct, tuple[str, ...], tuple[int, ...]]  # of the fields, their names, events with a flow
+
+
+def _updates(data: bytes, offset: int, layout: _Layout) -> tuple[FlowUpdate, ...]:
+    """Those about a whole flow.  The others are eight bytes each: a change of our own, or a pause."""
+    fields, names, whole = layout
+    found, end = [], len(data)
+    while offset < end:
+        size, event = struct.unpack_from("!HH", data, offset) if end - offset >= 4 else (0, 0)
+        if size < 8 or offset + size > end:
+            raise DecodeError(f"a flow update says {size} bytes, {end - offset} are left")
+        if event in whole:
+            if size < 32:
+                raise DecodeError(f"a flow update of {size} bytes")
+            kind, length = struct.unpack_from("!HH", data, offset + 24)
+            after = offset + 24 + (length + 7 & ~7)
+            if kind != 1 or length < 4 or after > offset + size:
+                raise DecodeError(f"a flow update's match is of type {kind} and {length} bytes, {size - 24} are left")
+            values = dict(zip(names, fields.unpack_from(data, offset), strict=True))
+            found.append(FlowUpdate(**values, match=data[offset + 24 : after]))
+        offset += size
+    return tuple(found)
 
 
 def _text(raw: bytes) -> str:

@@ -9,6 +9,7 @@ Design.  (1) The switch alone knows what it holds.  `_actual` is what was read b
 commit, since a bundle is not poisoned by it: after the adds a barrier, and any error so far discards the bundle; the
 switch keeps what it had.  (4) One bundle in flight; what happens meanwhile only marks the session dirty.
 (5) When a comparison takes something away, the generation goes up in the same bundle (unit_host.py, Generation).
+(6) A switch that holds a policy which ours does not descend from is read and nothing else (`_fenced`, history.py).
 
 Sources: OpenFlow 1.4.0, 6.9 (bundles) and 7.3.9; the connect sequence of docs/architecture.md.
 """
@@ -22,6 +23,7 @@ from datetime import datetime
 from enum import Enum, auto
 from typing import NamedTuple
 
+from ..history import Point
 from ..pipeline.diff import Desired, Difference, difference
 from ..pipeline.flow import CT_EST, CT_TRK, Flow, match
 from ..pipeline.tables import (
@@ -37,8 +39,8 @@ from ..pipeline.tables import (
     cookie,
     cookie_parts,
 )
-from ..pipeline.unit import TURNS, Generation, PickUp, PortProtection, Turn, Unit, UnitKey, next_generation
-from ..progress import SwitchReport, Sync, Wanted
+from ..pipeline.unit import TURNS, Fence, Generation, PickUp, PortProtection, Turn, Unit, UnitKey, next_generation
+from ..progress import Drift, SwitchReport, Sync, Wanted
 from . import wire
 
 LAST_THAT_REMEMBERS = (3, 1)  # the newest release of which it is known (docs/decisions/0017)
@@ -47,6 +49,9 @@ FRAGMENTS_NX_MATCH = 3  # OFPC_FRAG_NX_MATCH: a first fragment keeps its ports, 
 RETRY_FIRST, RETRY_MOST = 5.0, 300.0  # seconds until a refused change is tried again
 GENERATION: UnitKey = ("generation", "")
 TURN: UnitKey = ("turn", "")
+FENCE: UnitKey = ("fence", "")
+MOST_TOLD = 20  # flows of one repair that are told
+DRIFT_PAUSE = 1.0  # seconds at least between two readings because of what others do to the flows
 
 Plan = Callable[[Mapping[int, str]], Wanted]
 
@@ -122,11 +127,16 @@ class Session:
         self._slots: frozenset[int] = frozenset()  # whose zones are in use on the switch
         self._keep_flows = False
         self._auditing = False  # comparing with a fresh reading of a switch that was in step
-        self._repairing = 0  # how many flows the bundle in flight puts right that someone else changed
+        self._repairing: tuple[Drift, ...] = ()  # what the bundle in flight puts right that someone else did
+        self._repaired = 0  # how many flows that is
         self._lost_role = False  # another controller became master: to be asked for again
+        self._confirmed_at: Point | None = None  # of which policy `report.confirmed` is the revision
+        self._monitor: int | None = None  # xid of the request to be told of what others do
+        self._drifted = False  # somebody has changed a flow of ours; to be read when it is time
+        self._drift_at = -DRIFT_PAUSE
         self._in_bundle: Difference[Key, Body] | None = None
         self._bundle_slots: frozenset[int] = frozenset()
-        self._revision = -1
+        self._point = Point(0, -1)  # of the bundle in flight
         self._added: dict[int, Key] = {}  # xid of an add -> its flow
         self._errors: list[wire.Error] = []
         self._retry_at: float | None = None
@@ -175,6 +185,8 @@ class Session:
             self._retry_at = None
             everything, self._lost_role = self._lost_role, False
             return self._read(now, everything)
+        elif self._drifted:
+            return self._on_drift(now)
         elif self._state is State.IDLE and self._audit_interval and now.seconds >= self._audit_at:
             return self._read(now, everything=False)
         return []
@@ -210,6 +222,12 @@ class Session:
                     self._reading += message.flows
                 if message.more:
                     return []
+            case wire.FlowMonitorReply():
+                if message.xid == self._monitor:
+                    self.report = replace(self.report, watched=True)
+                if any(self._ours(update) for update in message.updates):
+                    return self._on_drift(now)
+                return []
             case wire.BarrierReply():
                 if self._state is State.ADDING and message.xid in self._expected:
                     del self._expected[message.xid]
@@ -292,6 +310,11 @@ class Session:
             wire.set_config(self._version, self._next_xid(), FRAGMENTS_NX_MATCH, 128),
             wire.barrier(self._version, self._ask("a barrier", now)),
         ]
+        # Before the flows are read, so that no change falls between; a switch that cannot do it says so by an error.
+        # Once for a connection: Open vSwitch answers a second request in OpenFlow 1.0.
+        if self._monitor is None and self.report.watched is None:
+            self._monitor = self._next_xid()
+            out.append(wire.flow_monitor_request(self._version, self._monitor))
         xid = self._ask("its flows", now)
         out.append(wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK))
         return out + self._answered(message.xid, now)
@@ -319,12 +342,38 @@ class Session:
         self.report = replace(self.report, interfaces=dict(self._interfaces))
         return self.policy_changed(now)
 
+    def _on_drift(self, now: Moment) -> list[bytes]:
+        """Somebody has changed a flow of ours: a reading tells what."""
+        self._drifted = now.seconds - self._drift_at < DRIFT_PAUSE
+        if self._drifted:
+            return []  # `tick` comes back to it: who changes flows all the time does not keep us busy
+        self._drift_at = now.seconds
+        return self.resync(now)
+
+    def _ours(self, update: wire.FlowUpdate) -> bool:
+        """Whether a change by others is about a flow of ours, or stands where one should."""
+        parts = cookie_parts(update.cookie)
+        if update.cookie >> 48 == MAGIC:
+            return parts is None or parts[0] is not Kind.PICKUP
+        return Key(update.table, update.priority, update.match) in self._actual
+
     # ---- comparing and changing
 
     def _compare(self, now: Moment) -> list[bytes]:
         """Sends what makes the switch hold what it should; nothing to send is a confirmation too."""
         self._dirty = False
-        revision, units, cut = self._plan(self._interfaces)
+        history, units, cut = self._plan(self._interfaces)
+        revision = history.revision
+        if self._confirmed_at is not None and not history.knows(self._confirmed_at):
+            # The store has become another one: what its revisions were says nothing of what they are.
+            self.report, self._confirmed_at = replace(self.report, confirmed=-1), None
+        held = _fence(self._actual)
+        if held is not None and not history.knows(held):
+            return self._fenced(held, history.point, now)
+        if self.report.fence is not None:
+            self.changes.append(f"the fence of revision {self.report.fence.revision} is lifted")
+            self.report = replace(self.report, fence=None)
+            return self._read(now, everything=True)  # and become its master again
         generation = self._desired.unit(GENERATION)
         if not isinstance(generation, Generation):
             generation = Generation(_generation(self._actual) or int(now.wall.timestamp()) & 0x7FFFFFFF or 1)
@@ -334,32 +383,68 @@ class Session:
         wanted: dict[UnitKey, Unit] = {**units, GENERATION: generation}
         if self._forget_cached:
             wanted[TURN] = turn
+        wanted[FENCE] = Fence(*(held or history.point))
         touched = self._desired.update(wanted)
         looked = None if self._look_at is None else self._look_at | touched
         changes = difference(self._desired, self._actual, looked)
         # After a reading one cannot know what was there before: what someone took away may have admitted a connection.
         unknown = self._look_at is None and bool(self._actual) and bool(changes)
-        wrong = len(changes.delete) + len(changes.put)
+        wrong = changes
         # Every change since the last confirmed one asked to leave live connections alone.
         kept = cut <= self.report.confirmed < revision
         if unknown or (not kept and changes.takes_away(_judges, _asks_no_less)):
             touched |= self._desired.put(GENERATION, Generation(next_generation(generation.number)))
         if changes and self._forget_cached:
             touched |= self._desired.put(TURN, Turn((turn.number + 1) % TURNS))
+        if changes:
+            touched |= self._desired.put(FENCE, Fence(*history.point))
         changes = difference(self._desired, self._actual, None if looked is None else looked | touched)
         self._look_at = set()
         slots = frozenset(unit.slot for unit in units.values() if isinstance(unit, PortProtection) and unit.tracked)
         self.report = replace(self.report, interfaces=dict(self._interfaces))
         if not changes:
             self._slots = slots
-            return self._confirm(revision, now, changed=False)
+            return self._confirm(history.point, now, changed=False)
         # The same revision once more, and yet there is something to do: someone else has changed the switch.
-        self._repairing = wrong if self._auditing and revision == self.report.confirmed else 0
-        return self._send(changes, revision, slots, now)
+        self._repairing = ()
+        if self._auditing and revision == self.report.confirmed:
+            self._repairing = self._told(wrong, now)
+            self._repaired = len(wrong.delete) + len(wrong.put)
+        return self._send(changes, history.point, slots, now)
 
-    def _send(self, changes: Difference[Key, Body], revision: int, slots: frozenset[int], now: Moment) -> list[bytes]:
-        version, self._state = self._version, State.ADDING
-        self._in_bundle, self._revision, self._bundle_slots = changes, revision, slots
+    def _fenced(self, held: Point, ours: Point, now: Moment) -> list[bytes]:
+        """Somebody has given the switch a policy that ours does not descend from: it is left as it is."""
+        self._auditing = False
+        first = self.report.fence != held
+        why = (
+            f"fenced: the switch holds revision {held.revision} of timeline {held.name}, which this controller's store"
+            f" (revision {ours.revision} of timeline {ours.name}) does not descend from: an older backup was restored,"
+            " the store was lost, or another controller drives the switch. Nothing is changed on it until an operator"
+            f" confirms (POST /v1/fences/{held.name}/confirm)"
+        )
+        self.report = replace(
+            self.report, sync=Sync.FAILED, confirmed=-1, failed=ours.revision, error=why, fence=held,
+            flows=len(self._actual), interfaces=dict(self._interfaces),
+        )  # fmt: skip
+        self._look_at, self._retry_at = None, None
+        if not first:
+            return self._next(now)
+        self.changes.append(why)
+        # Whoever gave it that policy may go on: we are not its master.
+        return [wire.role_request(self._version, self._next_xid(), wire.ROLE_EQUAL), *self._next(now)]
+
+    def _told(self, wrong: Difference[Key, Body], now: Moment) -> tuple[Drift, ...]:
+        """What somebody else has done, for people: the first of it."""
+        replaced = {key: old for key, old, _ in wrong.replaced}
+        found = [("added", key, self._actual[key]) for key in wrong.delete]
+        found += [
+            ("changed" if key in replaced else "removed", key, replaced.get(key, body)) for key, body in wrong.put
+        ]
+        return tuple(Drift(now.wall, what, _text(key, body)) for what, key, body in found[:MOST_TOLD])
+
+    def _send(self, changes: Difference[Key, Body], point: Point, slots: frozenset[int], now: Moment) -> list[bytes]:
+        version, self._state, revision = self._version, State.ADDING, point.revision
+        self._in_bundle, self._point, self._bundle_slots = changes, point, slots
         self._added, self._errors, self._expected = {}, [], {}
         self._bundle = self._bundle % 0xFFFFFFFF + 1
         # Work at a revision that was confirmed already: until it is done, nothing of this switch is known to be right.
@@ -408,20 +493,25 @@ class Session:
         out = [wire.ct_flush_zone(self._version, self._next_xid(), slot) for slot in sorted(gone)]
         self._slots = self._bundle_slots
         self.changes.append(
-            f"revision {self._revision}: {len(changes.delete)} flows deleted, {len(changes.put)} added"
+            f"revision {self._point.revision}: {len(changes.delete)} flows deleted, {len(changes.put)} added"
             f" of {len(self._desired)}"
         )
-        return out + self._confirm(self._revision, now, changed=True)
+        return out + self._confirm(self._point, now, changed=True)
 
-    def _confirm(self, revision: int, now: Moment, changed: bool) -> list[bytes]:
+    def _confirm(self, point: Point, now: Moment, changed: bool) -> list[bytes]:
         self._state, self._deadline, self._in_bundle, self._added = State.IDLE, None, None, {}
         self._retry_at, self._retry_after = None, RETRY_FIRST
-        repaired, self._repairing, self._auditing = self._repairing, 0, False
+        drift, self._repairing, self._auditing = self._repairing, (), False
+        repaired = self._repaired if drift else 0
+        if drift:
+            more = "" if repaired == 1 else f" and {repaired - 1} more"
+            self.changes.append(f"repaired what others did: {drift[0].what} {drift[0].flow}{more}")
+        self._confirmed_at = point
         self.report = replace(
-            self.report, sync=Sync.IN_SYNC, confirmed=revision, error=None, flows=len(self._actual),
+            self.report, sync=Sync.IN_SYNC, confirmed=point.revision, error=None, flows=len(self._actual),
             last_change_at=now.wall if changed else self.report.last_change_at,
             last_repair_at=now.wall if repaired else self.report.last_repair_at,
-            repaired_flows=self.report.repaired_flows + repaired,
+            repaired_flows=self.report.repaired_flows + repaired, drift=drift,
         )  # fmt: skip
         return self._next(now)
 
@@ -435,6 +525,11 @@ class Session:
             return []
         if error.xid == self._counting:
             self._counting = None
+            return []
+        if error.xid == self._monitor:
+            self._monitor = None
+            self.report = replace(self.report, watched=False)
+            self.changes.append(f"it does not tell what others do ({error.text}): that is found by audits")
             return []
         asked = self._expected.get(error.xid)
         if error.xid in self._added or (self._state is State.ADDING and asked is None):
@@ -457,8 +552,8 @@ class Session:
         error = next((e for e in self._errors if e.xid in self._added), self._errors[0])
         key = self._added.get(error.xid)
         words = f"{error.text}: {_text(key, self._desired.get(key))}" if key is not None else error.text
-        self.changes.append(f"revision {self._revision} refused: {words}")
-        self.report = replace(self.report, sync=Sync.FAILED, failed=self._revision, error=words)
+        self.changes.append(f"revision {self._point.revision} refused: {words}")
+        self.report = replace(self.report, sync=Sync.FAILED, failed=self._point.revision, error=words)
         self._state, self._deadline, self._in_bundle, self._added = State.IDLE, None, None, {}
         self._expected = {}
         self._look_at = None
@@ -526,6 +621,16 @@ def _generation(actual: Mapping[Key, Body]) -> int | None:
     return None
 
 
+def _fence(actual: Mapping[Key, Body]) -> Point | None:
+    """The point of the policy that a switch last got; None when it does not say."""
+    body = actual.get(_FENCE_KEY)
+    try:
+        found = Fence.read(wire.decode_instructions(body.instructions)) if body is not None else None
+    except wire.DecodeError:
+        return None
+    return Point(found.timeline, found.revision) if found is not None else None
+
+
 def _turn(actual: Mapping[Key, Body]) -> int:
     """The turn that a switch holds."""
     for number in range(TURNS):
@@ -543,3 +648,6 @@ def _text(key: Key, body: Body | None) -> str:
         return Flow(key.table, key.priority, what, wire.decode_instructions(body.instructions), body.cookie).text
     except wire.DecodeError:
         return f"table={key.table},priority={key.priority},match={key.match.hex()}"
+
+
+_FENCE_KEY = _render(Fence(0, 0))[0][0]

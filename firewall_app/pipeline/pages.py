@@ -15,11 +15,12 @@ from ..policy.policy import Policy
 from .compile import Rulings, units
 from .flow import texts
 from .tables import COOKIE_MASK, LAYOUT, MAGIC, REGISTERS, TABLES, Kind, Table
-from .unit import Generation, Unit, UnitKey
+from .unit import Fence, Generation, Unit, UnitKey
 
 DPID = "0000000000000001"
 INTERFACES = {1: "eth0", 2: "tap1", 3: "tap2"}
 GENERATION = 7
+TIMELINE = 0x5E7A31C90B2D4F68
 
 _HEAD = """\
 # The pipeline
@@ -155,6 +156,7 @@ def example() -> tuple[Policy, dict[UnitKey, Unit]]:
     policy = draft.done()
     found = units(policy, DPID, INTERFACES, Rulings())
     found["generation", ""] = Generation(GENERATION)
+    found["fence", ""] = Fence(TIMELINE, 1)
     return policy, found
 
 
@@ -186,5 +188,17 @@ def _value(value: object) -> str:
 
 
 def _order(name: UnitKey) -> tuple[int, str]:
-    kinds = ["static", "generation", "uplinks", "flood", "guards", "protection", "rules of", "firewall", "tag", "rule"]
+    kinds = [
+        "static",
+        "generation",
+        "fence",
+        "uplinks",
+        "flood",
+        "guards",
+        "protection",
+        "rules of",
+        "firewall",
+        "tag",
+        "rule",
+    ]
     return kinds.index(name[0]), name[1]

@@ -11,13 +11,14 @@ Tracking Fields".  Actions: ovs-actions(7).
 from __future__ import annotations
 
 from .system import SystemRule
-from .unit_host import TURNS, Flood, Generation, Static, Turn, Uplinks, next_generation
+from .unit_host import TURNS, Fence, Flood, Generation, Static, Turn, Uplinks, next_generation
 from .unit_port import PickUp, PortFirewalls, PortGuards, PortProtection, Protection
 from .unit_rule import AddressSet, FirewallSets, RuleFlows, SetMembers, is_plain
 
 __all__ = [
     "TURNS",
-    "AddressSet", "FirewallSets", "Flood", "Generation", "PickUp", "PortFirewalls", "PortGuards", "PortProtection",
+    "AddressSet", "Fence", "FirewallSets", "Flood", "Generation",
+    "PickUp", "PortFirewalls", "PortGuards", "PortProtection",
     "Protection", "RuleFlows", "SetMembers", "Static", "SystemRule", "Turn", "Unit", "UnitKey", "Uplinks", "is_plain",
     "next_generation",
 ]  # fmt: skip
@@ -26,6 +27,7 @@ Unit = (
     Static
     | Generation
     | Turn
+    | Fence
     | Uplinks
     | Flood
     | PortGuards

@@ -1,7 +1,8 @@
-"""Units of the hypervisor as a whole: the fixed part of the pipeline, the generation, the uplinks, broadcast."""
+"""Units of the hypervisor as a whole: the fixed part of the pipeline, generation, fence, uplinks, broadcast."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,10 +21,12 @@ from .flow import (
     IP_TCP,
     IP_UDP,
     NX_FRAG_LATER,
+    Action,
     Ct,
     Flow,
     Load,
     Move,
+    Note,
     Output,
     Resubmit,
     Value,
@@ -41,6 +44,7 @@ from .tables import (
     INBOUND_RULES,
     LABEL_RULE,
     MARK,
+    NEVER,
     NO_RULES,
     NO_RULES_AND_INVALID,
     OUTBOUND_RULES,
@@ -191,6 +195,37 @@ class Turn:
         bit = 1 << self.number
         for table in (GUARD, STATE, OUTPUT):
             yield table.flow(0xFFFF, match(reg0=(1, 1), pkt_mark=(bit, bit)), cookie=cookie(Kind.STATIC, 1))
+
+
+@dataclass(frozen=True)
+class Fence:
+    """Which policy the switch last got (history.py): a flow that no packet matches and that every bundle writes.
+
+    A controller that finds a point here which its own store does not descend from changes nothing on the switch: it
+    would take away what somebody else was promised.  It is in the bundle with the flows, so that it never disagrees
+    with them.
+    """
+
+    timeline: int  # 63 bits
+    revision: int
+
+    def flows(self) -> Iterator[Flow]:
+        note = Note(_FENCE.pack(_FENCE_WORD, self.timeline, self.revision))
+        yield OUTPUT.flow(1, FENCE_MATCH, note, cookie=cookie(Kind.STATIC, 2))
+
+    @classmethod
+    def read(cls, actions: tuple[Action, ...]) -> Fence | None:
+        """What the actions of such a flow say; None when they are not those of one."""
+        match actions:
+            case (Note(data),) if len(data) == _FENCE.size:
+                word, timeline, revision = _FENCE.unpack(data)
+                return cls(timeline, revision) if word == _FENCE_WORD else None
+        return None
+
+
+FENCE_MATCH = match(**{NEVER.name: (1, 1)})
+_FENCE = struct.Struct("!6sQQ")  # 22 bytes: a note that is padded could not be compared
+_FENCE_WORD = b"fence1"
 
 
 @dataclass(frozen=True)

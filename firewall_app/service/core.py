@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
+from ..history import History, Point
 from ..pipeline.compile import Rulings, units
 from ..pipeline.flow import Flow
 from ..policy.errors import Crowded, Invalid, NotFound, StoreError, Unreachable
@@ -32,11 +33,17 @@ PROBE = timedelta(seconds=5)  # between two questions whether a store that took 
 class KeptStore(Protocol):
     """What the core needs of a store; every method raises StoreError."""
 
-    def commit(self, changes: Iterable[Change], counters: Counters, expected: int, note: Note | None = None) -> int: ...
+    def commit(
+        self, changes: Iterable[Change], counters: Counters, expected: Point, note: Note | None = None
+    ) -> Point: ...
 
-    def load(self) -> tuple[Policy, int]: ...
+    def load(self) -> tuple[Policy, History]: ...
 
-    def newest(self) -> int: ...
+    def newest(self) -> Point: ...
+
+    def branch(self) -> None: ...
+
+    def supersede(self, point: Point, entry: Entry | None = None) -> None: ...
 
     def ping(self, write: bool = False) -> None: ...
 
@@ -152,15 +159,14 @@ class Core:
     def __init__(
         self,
         policy: Policy,
-        revision: int,
+        history: History,
         store: KeptStore,
         runtime: Runtime,
         rulings: Rulings | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self.policy = policy
-        self.revision = revision
-        self.progress = Progress(revision)
+        self._kept = policy, history  # as one: a thread that reads them never has one of before and one of after
+        self.progress = Progress(history.revision)
         self.rulings = rulings or Rulings()
         self.limits = limits or Limits()
         self.runtime = runtime
@@ -173,7 +179,21 @@ class Core:
         self._storing = runtime.lock()  # a store has one connection, and serves one caller at a time
         self._switches: dict[str, Switch] = {}
         self._cuts: dict[str, int] = {}  # hypervisor -> the newest revision that cuts live connections there
-        self._cut_all = revision  # ... of those that no change concerned yet
+        self._cut_all = history.revision  # ... of those that no change concerned yet
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._kept[0]
+
+    @property
+    def history(self) -> History:
+        """What the policy in force descends from; its revision is the policy's."""
+        return self._kept[1]
+
+    @property
+    def revision(self) -> int:
+        return self.history.revision
 
     # ---- changing the policy
 
@@ -217,15 +237,14 @@ class Core:
             value = edit(draft)
             changes, counters = draft.changes, draft.counters
             touched = draft.touched
-            before, revision = self.policy, self.revision
+            before, history = self.policy, self.history
             after = draft.done()
             self._check_firewalls(before, after, changes)
             note = deed.note(changes, value, before)
             if changes:
                 try:
-                    revision = self.stored(
-                        lambda: self.store.commit(changes, counters, self.revision, note), writes=True
-                    )
+                    point = self.stored(lambda: self.store.commit(changes, counters, history.point, note), writes=True)
+                    history = history.after(point)
                 except StoreError:
                     self._catch_up()
                     raise
@@ -234,11 +253,11 @@ class Core:
             # What is as it was already may not have reached every switch yet: those are asked again, too.
             concerned: frozenset[str] = frozenset().union(*(before.concerned(c) | after.concerned(c) for c in touched))
             hosts = frozenset(dpid for dpid in concerned if dpid in after.hypervisors or dpid in self._switches)
+            revision = history.revision
             if changes:
                 if not deed.keeps:
                     self._cuts.update(dict.fromkeys(hosts, revision))  # before the policy: see `units`
-                self.policy = after
-                self.revision = revision  # after the policy: see `units`
+                self._kept = after, history
                 # Who has not confirmed what these firewalls were before is to confirm what they are now.
                 owing = self.progress.owing(c.old.id for c in changes if isinstance(c.old, Firewall))
                 self.progress.changed(before, after, changes, hosts, revision)
@@ -313,19 +332,42 @@ class Core:
     def _catch_up(self) -> None:
         """After a commit that failed: it may have been kept all the same, or another controller has written."""
         try:
-            if self.stored(self.store.newest) == self.revision:
+            if self.stored(self.store.newest) == self.history.point:
                 return
-            policy, revision = self.stored(self.store.load)
+            policy, history = self.stored(self.store.load)
         except StoreError:
             return  # the store is away; what is in force stays in force
-        if revision != self.revision:
+        if history != self.history:
+            ours, found = self.history.point, history.point
+            LOG.warning(
+                "the store has moved on by itself: from revision %d of timeline %s to revision %d of timeline %s",
+                ours.revision, ours.name, found.revision, found.name,
+            )  # fmt: skip
+            self.store.branch()
             self._cuts.clear()
-            self._cut_all = revision
-            self.policy = policy
-            self.revision = revision
-            self.progress.restarted(revision)
-            for switch in self._switches.values():
-                switch.policy_changed()
+            self._cut_all = history.revision
+            self._kept = policy, history
+            self.progress.restarted(history.revision)
+            self._all_look()
+
+    def follow(self) -> None:
+        """Takes up what has happened to the store behind our back: another controller's change, a restored backup.
+
+        Raises StoreError.
+        """
+        if self.stored(self.store.newest) != self.history.point:
+            with self.alone():
+                self._catch_up()
+
+    def supersede(self, point: Point, deed: Deed, entry: Entry | None) -> None:
+        """From now on this store goes before a timeline of another; while `alone`."""
+        self.keep(deed, lambda noted: self.store.supersede(point, noted), entry)
+        self._kept = self.policy, self.history.superseding(point)
+        self._all_look()
+
+    def _all_look(self) -> None:
+        for switch in list(self._switches.values()):
+            switch.policy_changed()
 
     def wait(self, written: Written[T], seconds: float) -> bool:
         """Waits until every switch concerned has confirmed or refused a write; False when the time is up."""
@@ -344,14 +386,13 @@ class Core:
     # ---- switches
 
     def units(self, dpid: str, interfaces: Mapping[int, str]) -> Wanted:
-        """What a switch with these interfaces should hold now, and a revision of which that is true.
+        """What a switch with these interfaces should hold now.
 
-        May be called from any thread: the revision is read before the policy, and written after it; what cuts live
-        connections is read after it, and written before.
+        May be called from any thread: what cuts live connections is read after the policy, and written before.
         """
-        revision = self.revision
-        found = units(self.policy, dpid, interfaces, self.rulings)
-        return Wanted(revision, found, self._cuts.get(dpid, self._cut_all))
+        policy, history = self._kept
+        found = units(policy, dpid, interfaces, self.rulings)
+        return Wanted(history, found, self._cuts.get(dpid, self._cut_all))
 
     def connected(self, dpid: str, switch: Switch) -> None:
         """A switch came; an older connection of the same datapath id is closed."""
@@ -371,7 +412,9 @@ class Core:
         if self._switches.get(dpid) is switch:
             del self._switches[dpid]
             last = self.progress.report(dpid)
-            gone = SwitchReport(confirmed=last.confirmed, failed=last.failed, error=last.error, flows=last.flows)
+            gone = SwitchReport(
+                confirmed=last.confirmed, failed=last.failed, error=last.error, flows=last.flows, fence=last.fence
+            )
             self.progress.reported(dpid, gone)
 
     def switch(self, dpid: str) -> Switch:
@@ -400,7 +443,7 @@ class Core:
             problems.append("store: not reachable")  # anyone may ask; the words are for the log
         for dpid, report in sorted(self.progress.reports.items()):
             if dpid in self.policy.hypervisors and report.connected and report.sync is not Sync.IN_SYNC:
-                problems.append(f"hypervisor {dpid}: {report.sync.value}")
+                problems.append(f"hypervisor {dpid}: {'fenced' if report.fence else report.sync.value}")
         return problems
 
 

@@ -188,3 +188,19 @@ keys = Table(
     Column("made", Text, nullable=False),
     Column("at", Text, nullable=False, index=True),
 )
+
+# Who wrote which revisions (history.py): from `revision` on it was `timeline`, up to the next line.
+timelines = Table(
+    "timelines",
+    metadata,
+    Column("revision", Number, primary_key=True, autoincrement=False),
+    Column("timeline", Number, nullable=False),
+)
+
+# Timelines of other stores, and up to which revision of each an operator has said that this store goes first.
+superseded = Table(
+    "superseded",
+    metadata,
+    Column("timeline", Number, primary_key=True, autoincrement=False),
+    Column("revision", Number, nullable=False),
+)

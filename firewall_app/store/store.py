@@ -3,7 +3,7 @@
 Goals.  (1) What was acknowledged is there after a crash: a commit returns when the database has it on disk.
 (2) All or nothing: a commit that fails has changed nothing, a load gives the whole policy or an error that names the
 row.  (3) A commit costs what it changes, not what exists.  (4) Two controllers that share a database notice: a commit
-says which revision it starts from.
+says from which point it starts.  (5) Whoever opens a store writes on a timeline of its own (history.py).
 
 Implementation.  Synchronous; calls may come from different threads, never two at a time.  Who may do what, and whether
 a policy makes sense, is decided elsewhere.
@@ -11,6 +11,7 @@ a policy makes sense, is decided elsewhere.
 
 from __future__ import annotations
 
+import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -19,6 +20,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Table, bindparam, func, select
 
+from ..history import TIMELINE_BITS, History, Point
 from ..policy.errors import NotFound, StoreError
 from ..policy.model import Entity, Firewall, Port, PortRules, Rule
 from ..policy.policy import Change, Counters, Numbered, Policy, key_of
@@ -45,6 +47,8 @@ class Store:
         """`reader` is the same database once more, for long readings, so that they hold up nothing."""
         self._database = database
         self._reader = reader
+        self._timeline = 0
+        self.branch()
 
     @classmethod
     def open(cls, url: str) -> Store:
@@ -68,26 +72,42 @@ class Store:
                 with self._database.writing("write to the store") as connection:
                     probe(connection)
 
-    def newest(self) -> int:
-        """The revision of the policy that is kept."""
+    def branch(self) -> None:
+        """What is written from now on is on a timeline of its own: the store may have become another one."""
+        self._timeline = secrets.randbits(TIMELINE_BITS)
+
+    def newest(self) -> Point:
+        """The state of the policy that is kept."""
         with self._database.reading("reach the store") as connection:
-            return _numbers(connection)["revision"]
+            return Point(_timeline(connection), _numbers(connection)["revision"])
+
+    def supersede(self, point: Point, entry: Entry | None = None) -> None:
+        """Keeps that this store goes before a timeline of another, up to a revision of it."""
+        table = schema.superseded
+        with self._database.writing("confirm a fence") as connection:
+            known = connection.execute(select(table.c.revision).where(table.c.timeline == point.timeline)).scalar()
+            connection.execute(table.delete().where(table.c.timeline == point.timeline))
+            revision = max(point.revision, known if known is not None else 0)
+            connection.execute(table.insert(), {"timeline": point.timeline, "revision": revision})
+            if entry is not None:
+                journal.record(connection, entry)
 
     # ------------------------------------------------------------------------------------------ policy
 
-    def load(self) -> tuple[Policy, int]:
-        """The policy, and the revision that it is of."""
+    def load(self) -> tuple[Policy, History]:
+        """The policy, and what it descends from."""
         with self._database.reading("load") as connection:
             numbers = _numbers(connection)
+            history = _history(connection, numbers["revision"])
             entities = _entities(connection, numbers["rule"])
         draft = Policy().edit()
         draft.counters = Counters(numbers["rule"], numbers["slot"])
         for entity in entities:
             draft.put(entity)
-        return draft.done(), numbers["revision"]
+        return draft.done(), history
 
-    def commit(self, changes: Iterable[Change], counters: Counters, expected: int, note: Note | None = None) -> int:
-        """Keeps the changes and counters of a draft that was made from revision `expected`; gives the new revision.
+    def commit(self, changes: Iterable[Change], counters: Counters, expected: Point, note: Note | None = None) -> Point:
+        """Keeps the changes and counters of a draft that was made at the point `expected`; gives the new point.
 
         `note` is kept with them or not at all.
 
@@ -97,16 +117,20 @@ class Store:
         """
         with self._database.writing("commit") as connection:
             numbers = _numbers(connection, hold=True)
-            if numbers["revision"] != expected:
+            found, new = Point(_timeline(connection), numbers["revision"]), Point(self._timeline, expected.revision + 1)
+            if found != expected:
                 raise StoreError(
-                    f"the store is at revision {numbers['revision']}, this controller at {expected}: another "
-                    "controller has written, or the database was replaced. Load it again"
+                    f"the store is at revision {found.revision} of timeline {found.name}, this controller at "
+                    f"{expected.revision} of {expected.name}: another controller has written, or the database was "
+                    "replaced. Load it again"
                 )
+            if found.timeline != new.timeline:
+                connection.execute(schema.timelines.insert(), new._asdict())
             if counters.rule < numbers["rule"]:
                 raise StoreError(
                     f"rule ids up to {numbers['rule']} are given out; they cannot go back to {counters.rule}"
                 )
-            wanted = {"revision": expected + 1, "rule": counters.rule, "slot": counters.slot}
+            wanted = {"revision": new.revision, "rule": counters.rule, "slot": counters.slot}
             connection.execute(
                 _WRITE_COUNTER,
                 [{"counter": k, "number": wanted[k]} for k in _COUNTERS if wanted[k] != numbers[k]],
@@ -114,7 +138,7 @@ class Store:
             write(connection, changes, counters.rule)
             if note is not None:
                 journal.write(connection, note)
-        return expected + 1
+        return new
 
     # ------------------------------------------------------------------------------------------ audit log
 
@@ -179,6 +203,30 @@ def _numbers(connection: Connection, hold: bool = False) -> dict[str, int]:
         if type(found.get(name)) is not int or found[name] < 0:
             raise StoreError(f"table counters, name {name}: the value is {found.get(name)!r}, not a number")
     return found
+
+
+def _timeline(connection: Connection) -> int:
+    """The timeline that is written on."""
+    table = schema.timelines
+    return _positive(connection.execute(select(table.c.timeline).order_by(table.c.revision.desc()).limit(1)).scalar())
+
+
+def _history(connection: Connection, revision: int) -> History:
+    table, others = schema.timelines, schema.superseded
+    starts = connection.execute(select(table.c.timeline, table.c.revision).order_by(table.c.revision)).all()
+    if not starts or starts[0].revision != 0:
+        raise StoreError("table timelines does not begin at revision 0")
+    return History(
+        revision,
+        tuple(Point(_positive(row.timeline), _positive(row.revision)) for row in starts),
+        {_positive(row.timeline): _positive(row.revision) for row in connection.execute(select(others))},
+    )
+
+
+def _positive(number: object) -> int:
+    if type(number) is not int or number < 0:
+        raise StoreError(f"table timelines: {number!r} is no timeline or revision")
+    return number
 
 
 def _entities(connection: Connection, last_rule_id: int) -> list[Entity]:
