@@ -1,4 +1,4 @@
-"""What breaks, one fault at a time, on a testbed whose traffic never pauses.
+"""What breaks, one fault at a time, on a rig whose traffic never pauses.
 
 A fault does its harm, gives back what it took, and returns the moment at which it began to give back: from then on the
 time until all is in step is counted.  What it promises is data beside it; docs/faults.md and the tests read it.
@@ -13,8 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from .rig import Rig
 from .system import LabError, run, wait_until
-from .testbed import Testbed
 
 AWAY = 0.5  # seconds for which something stays away
 SILENCE = 5.0  # seconds of a silent control link: both ends have given the connection up by then
@@ -26,7 +26,7 @@ OWN_FLOWS = "cookie=0xd0f1000000000000/0xffff000000000000"
 class Fault:
     name: str  # for --only
     title: str
-    run: Callable[[Testbed], float]
+    run: Callable[[Rig], float]
     # Why packets are lost, and what bounds it; empty: nothing may be lost.
     cost: str = ""
     own_ends: bool = False  # the TCP session that a droplet opened does not survive
@@ -34,7 +34,7 @@ class Fault:
     postgresql: bool = False
 
 
-def nothing(_bed: Testbed) -> float:
+def nothing(_bed: Rig) -> float:
     time.sleep(2)
     return time.monotonic()
 
@@ -42,19 +42,19 @@ def nothing(_bed: Testbed) -> float:
 # --- the controller
 
 
-def _restarted(bed: Testbed) -> float:
+def _restarted(bed: Rig) -> float:
     time.sleep(AWAY)
     back = time.monotonic()
     bed.controller.start()
     return back
 
 
-def controller_stopped(bed: Testbed) -> float:
+def controller_stopped(bed: Rig) -> float:
     bed.controller.stop()
     return _restarted(bed)
 
 
-def controller_killed(bed: Testbed) -> float:
+def controller_killed(bed: Rig) -> float:
     bed.controller.kill()
     return _restarted(bed)
 
@@ -62,7 +62,7 @@ def controller_killed(bed: Testbed) -> float:
 # --- the switch
 
 
-def switch_killed(bed: Testbed) -> float:
+def switch_killed(bed: Rig) -> float:
     host = bed.hosts[0]
     host.ovs.kill_switch()
     time.sleep(AWAY)
@@ -71,7 +71,7 @@ def switch_killed(bed: Testbed) -> float:
     return back
 
 
-def switch_restarted(bed: Testbed) -> float:
+def switch_restarted(bed: Rig) -> float:
     """As `ovs-ctl restart`: Open vSwitch drops the flows that it was given back as soon as it has a controller."""
     before, back = bed.connections(), time.monotonic()
     bed.hosts[0].ovs.restart_switch_with_flows(bed.hosts[0].bridge)
@@ -79,7 +79,7 @@ def switch_restarted(bed: Testbed) -> float:
     return back
 
 
-def switch_restored(bed: Testbed) -> float:
+def switch_restored(bed: Rig) -> float:
     """The flows are put back while the switch has a controller and does not reach it yet."""
     host, before = bed.hosts[0], bed.connections()
     saved = host.ovs.saved_flows(host.bridge)
@@ -92,7 +92,7 @@ def switch_restored(bed: Testbed) -> float:
     return back
 
 
-def both_killed(bed: Testbed) -> float:
+def both_killed(bed: Rig) -> float:
     bed.controller.kill()
     bed.hosts[0].ovs.kill_switch()
     time.sleep(AWAY)
@@ -102,7 +102,7 @@ def both_killed(bed: Testbed) -> float:
     return back
 
 
-def ovsdb_killed(bed: Testbed) -> float:
+def ovsdb_killed(bed: Rig) -> float:
     ovs = bed.hosts[0].ovs
     ovs.kill_database()
     time.sleep(AWAY)
@@ -111,7 +111,7 @@ def ovsdb_killed(bed: Testbed) -> float:
     return back
 
 
-def flows_deleted(bed: Testbed) -> float:
+def flows_deleted(bed: Rig) -> float:
     back = time.monotonic()
     bed.hosts[0].ovs.ofctl("del-flows", bed.hosts[0].bridge, f"{OWN_FLOWS}")
     return back
@@ -120,7 +120,7 @@ def flows_deleted(bed: Testbed) -> float:
 # --- links
 
 
-def control_reset(bed: Testbed) -> float:
+def control_reset(bed: Rig) -> float:
     before, back = bed.connections(), time.monotonic()
     for host in bed.hosts:
         run("ip", "netns", "exec", host.netns, "ss", "-K", "dport", "=", str(bed.controller.openflow_port))
@@ -128,7 +128,7 @@ def control_reset(bed: Testbed) -> float:
     return back
 
 
-def control_silent(bed: Testbed) -> float:
+def control_silent(bed: Rig) -> float:
     """While the link is silent the policy changes; once it is back the switch has to be told."""
     host, before = bed.hosts[0], bed.connections()
     host.cut()
@@ -152,11 +152,11 @@ def _flapped(netns: str, device: str) -> float:
     return time.monotonic()
 
 
-def uplink_flapped(bed: Testbed) -> float:
+def uplink_flapped(bed: Rig) -> float:
     return _flapped(bed.hosts[0].netns, bed.hosts[0].uplink)
 
 
-def port_flapped(bed: Testbed) -> float:
+def port_flapped(bed: Rig) -> float:
     tap = bed.lab.taps["front"]
     return _flapped(tap.hypervisor.netns, tap.name)
 
@@ -164,7 +164,7 @@ def port_flapped(bed: Testbed) -> float:
 # --- the store
 
 
-def _refused(bed: Testbed) -> None:
+def _refused(bed: Rig) -> None:
     """A write is answered 503 and a read is answered."""
     status = bed.controller.call("PUT", *bed.spare(1)).status
     if status != 503:
@@ -173,7 +173,7 @@ def _refused(bed: Testbed) -> None:
         raise LabError(f"with a store that fails a read was answered {status}")
 
 
-def sqlite_locked(bed: Testbed) -> float:
+def sqlite_locked(bed: Rig) -> float:
     file = bed.controller.database.removeprefix("sqlite:///")
     with sqlite3.connect(file, isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -183,15 +183,15 @@ def sqlite_locked(bed: Testbed) -> float:
     return _writes_again(bed)
 
 
-def _writes_again(bed: Testbed) -> float:
+def _writes_again(bed: Rig) -> float:
     back = time.monotonic()
     wait_until("a write to be taken", lambda: bed.controller.call("PUT", *bed.spare(0)).status == 200, 30, 0.05)
     return back
 
 
-def postgresql_killed(bed: Testbed) -> float:
+def postgresql_killed(bed: Rig) -> float:
     if bed.server is None:
-        raise LabError("this testbed has no PostgreSQL")
+        raise LabError("this rig has no PostgreSQL")
     bed.server.kill()
     _refused(bed)
     bed.server.start()
@@ -201,7 +201,7 @@ def postgresql_killed(bed: Testbed) -> float:
 # --- changes
 
 
-def changes(bed: Testbed) -> float:
+def changes(bed: Rig) -> float:
     for number in range(1, CHANGES):
         bed.change(number)
     back = time.monotonic()
@@ -209,7 +209,7 @@ def changes(bed: Testbed) -> float:
     return back
 
 
-def killed_amid_changes(bed: Testbed) -> float:
+def killed_amid_changes(bed: Rig) -> float:
     """Somebody goes on asking for changes, each until it is taken; what was taken must not be lost."""
     wanted = [*range(1, CHANGES), 0]
     taken: list[int] = []

@@ -23,8 +23,8 @@ from pathlib import Path
 
 from .faults import FAULTS, Fault
 from .postgresql import Server, binaries
+from .rig import CALM, Figures, rig
 from .system import LabError, run
-from .testbed import CALM, Figures, testbed
 
 Results = dict[Fault, list[Figures]]
 HEADS = ("fault", "packets lost", "longest gap", "connections failed", "session to a droplet", "session of a droplet",
@@ -218,7 +218,7 @@ def measure(faults: Sequence[Fault], runs: int, seconds: float, tag: str) -> tup
                     raise LabError("no PostgreSQL server is installed (Debian: apt install postgresql)")
                 server = Server(found)
                 stack.callback(server.remove)
-            bed = stack.enter_context(testbed(tag, server))
+            bed = stack.enter_context(rig(tag, server))
             kinds = len(bed.forbidden.probes)
             for number in range(1, runs + 1):
                 for fault in here:

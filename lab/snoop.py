@@ -74,6 +74,9 @@ class Snoop:
         self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 25)
         self.socket.bind((device, ETH_P_ALL))
 
+    def close(self) -> None:
+        self.socket.close()
+
     def ready(self) -> None:
         for packet in drained(self.socket):
             if packet[0] >> 4 == 4 and packet[9] == socket.IPPROTO_TCP:

@@ -28,6 +28,8 @@ class Streaming(Protocol):
 class Allowed(Streaming, Protocol):
     """What is meant to arrive."""
 
+    name: str
+
     def flows_since(self, moment: float) -> bool: ...
 
 

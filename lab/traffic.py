@@ -10,12 +10,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import heapq
+import itertools
 import os
 import selectors
 import socket
 import struct
 import threading
 import time
+import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -65,6 +67,7 @@ class Connects:
     traffic: Traffic
     ways: Sequence[Way]
     rate: float
+    name: str = "new connections"
     tried: list[tuple[float, str]] = field(default_factory=list)  # when, and why it did not come to be: "" if it did
     _next: int = 0
     _under_way: dict[socket.socket, tuple[float, Way]] = field(default_factory=dict)
@@ -182,9 +185,10 @@ class Traffic:
         self.streams: list[Streaming] = []
         self._selector = selectors.DefaultSelector()
         self._namespaces: dict[str, int] = {}
-        self._sockets: list[socket.socket] = []
+        self._made: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._due: list[tuple[float, int, Streaming]] = []
+        self._numbers = itertools.count()  # no two are equal, so that streams due at once need no order
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self._lock = threading.RLock()
@@ -196,6 +200,7 @@ class Traffic:
         """A socket in a machine's namespace (None: the caller's), that blocks nobody and can hold a lot."""
         with self.inside(machine):
             made = socket.socket(family, kind | socket.SOCK_NONBLOCK)
+        self._made.add(made)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if kind != socket.SOCK_STREAM:
             made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
@@ -237,7 +242,7 @@ class Traffic:
         """Begins a stream; the thread may run already."""
         with self._lock:
             self.streams.append(stream)
-            heapq.heappush(self._due, (time.monotonic(), len(self.streams), stream))
+            heapq.heappush(self._due, (time.monotonic(), next(self._numbers), stream))
 
     def remove(self, stream: Streaming) -> None:
         with self._lock:
@@ -272,6 +277,7 @@ class Traffic:
         try:
             near.connect((target.address(), port))
             far, _ = server.accept()
+            self._made.add(far)
         except OSError as problem:
             raise LabError(f"{name} could not connect: {problem}") from problem
         finally:
@@ -324,9 +330,9 @@ class Traffic:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        for key in list(self._selector.get_map().values()):
-            key.fileobj.close()  # type: ignore[union-attr]
         self._selector.close()
+        for made in list(self._made):
+            made.close()
         for namespace in self._namespaces.values():
             os.close(namespace)
 

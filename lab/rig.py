@@ -1,6 +1,6 @@
 """Two hypervisors, three droplets and a host outside, under traffic that never pauses: what faults are measured on.
 
-`Testbed.measured` runs one fault and tells what became of every stream.  Which faults there are is in faults.py.
+`Rig.measured` runs one fault and tells what became of every stream.  Which faults there are is in faults.py.
 Neighbours are written down in every machine, so that no figure depends on when a kernel asks for them again.
 """
 
@@ -64,8 +64,8 @@ class Figures:
     same_flows: bool
 
 
-class Testbed:
-    """Made by `testbed()`."""
+class Rig:
+    """Made by `rig()`."""
 
     def __init__(self, cloud: Cloud, traffic: Traffic, snoop: Snoop, server: Server | None) -> None:
         self.cloud, self.traffic, self.snoop, self.server = cloud, traffic, snoop, server
@@ -115,11 +115,12 @@ class Testbed:
         openers, answers = (*self.udp[::2], *self.cut[::2]), (*self.udp[1::2], *self.cut[1::2])
         for opener in openers:
             self.traffic.add(opener)
-        wait_until("what opens connections", lambda: all(opener.flows_since(0) for opener in openers))
-        for stream in (*answers, self.connects):
-            self.traffic.add(stream)
-        wait_until("all streams", self.flowing)
-        wait_until("what will be cut", lambda: self._pass(0, *self.cut, self.sessions["cut"]))
+        wait_until("what opens connections", lambda: not self._silent(0, *openers))
+        for answer in answers:
+            self.traffic.add(answer)
+        self.traffic.add(self.connects)
+        self._wait_all_pass()
+        wait_until("what will be cut", lambda: not self._silent(0, *self.cut, self.sessions["cut"]))
         self.cloud.call("DELETE", f"/v2/firewalls/{self.firewalls['gone']}")
         self.cloud.settle()
         self.watched_since = time.monotonic() + ON_ITS_WAY
@@ -188,15 +189,21 @@ class Testbed:
                 self.traffic.hang_up(self.sessions[name])
                 self._talk(name)
 
-    def flowing(self, own: bool = True) -> bool:
-        """Whether all that is allowed has passed within the last moments; `own`: the session of a droplet, too."""
-        moment = time.monotonic() - 0.3
+    def silent(self, own: bool = True) -> list[str]:
+        """What of all that is allowed has not passed within the last moments; `own`: the session of a droplet, too."""
         sessions = [self.sessions[name] for name in (("own", "inbound") if own else ("inbound",))]
-        return self._pass(moment, *self.udp, self.connects, *sessions)
+        return self._silent(time.monotonic() - 0.3, *self.udp, self.connects, *sessions)
 
     @staticmethod
-    def _pass(moment: float, *streams: Allowed) -> bool:
-        return all(stream.flows_since(moment) for stream in streams)
+    def _silent(moment: float, *streams: Allowed) -> list[str]:
+        return [stream.name for stream in streams if not stream.flows_since(moment)]
+
+    def _wait_all_pass(self, seconds: float = 10, own: bool = True) -> None:
+        self.traffic.check()
+        try:
+            wait_until("all streams", lambda: not self.silent(own), seconds, 0.05)
+        except LabError as problem:
+            raise LabError(f"{problem}; nothing comes of {', '.join(self.silent(own))}") from problem
 
     # --- the switches and the controller
 
@@ -230,7 +237,7 @@ class Testbed:
 
     # --- measuring
 
-    def measured(self, fault: Callable[[Testbed], float], resumes: bool, seconds: float = CALM) -> Figures:
+    def measured(self, fault: Callable[[Rig], float], resumes: bool, seconds: float = CALM) -> Figures:
         """Runs a fault, waits until all is as before, and tells what became of the traffic meanwhile.
 
         `fault` returns the moment from which recovery counts; `resumes`: whether a droplet's own sessions must go on.
@@ -244,8 +251,8 @@ class Testbed:
         except LabError as problem:
             raise LabError(f"{problem}; {self._difference(before)}") from problem
         recovered = time.monotonic()
-        self.traffic.check()
-        wait_until("all streams to go on", lambda: self.flowing(resumes), 30, 0.05)
+        # TCP tries again after a time that doubles: a session may be silent for as long again as it was cut off.
+        self._wait_all_pass(90, resumes)
         time.sleep(seconds)
         end = time.monotonic()
         time.sleep(ON_ITS_WAY)
@@ -255,7 +262,7 @@ class Testbed:
             begin, end, recovered - back, sum(self.snoop.sent.values()) - mods, self.flows() == before
         )
         self.renew()
-        wait_until("all streams", self.flowing)
+        self._wait_all_pass()
         return figures
 
     def _difference(self, before: list[list[str]]) -> str:
@@ -321,8 +328,8 @@ def forbidden_probes(machines: Mapping[str, Machine]) -> list[Probe]:
 
 
 @contextmanager
-def testbed(tag: str, server: Server | None) -> Iterator[Testbed]:
-    """A testbed whose traffic flows.  Its store is a database of `server`; without, an SQLite file."""
+def rig(tag: str, server: Server | None) -> Iterator[Rig]:
+    """A rig whose traffic flows.  Its store is a database of `server`; without, an SQLite file."""
     with Lab(tag) as lab:
         hosts = [lab.add_hypervisor(), lab.add_hypervisor()]
         for name, (home, _) in DROPLETS.items():
@@ -334,7 +341,7 @@ def testbed(tag: str, server: Server | None) -> Iterator[Testbed]:
         controller = Controller(lab.directory / "controller", host=lab.address, database=database, ryu=ECHO)
         lab.keep(controller)
         controller.start()
-        snoop = Snoop(f"fw{lab.tag}m0", controller.openflow_port)
+        snoop = lab.keep(Snoop(f"fw{lab.tag}m0", controller.openflow_port))
         traffic = lab.keep(Traffic())
         traffic.watch(snoop.socket, snoop.ready)
         lab.connect(controller.openflow_port)
@@ -346,7 +353,7 @@ def testbed(tag: str, server: Server | None) -> Iterator[Testbed]:
         for name, (_, droplet_id) in DROPLETS.items():
             cloud.register(name, droplet_id, [name])
         cloud.wait_in_sync()
-        made = Testbed(cloud, traffic, snoop, server)
+        made = Rig(cloud, traffic, snoop, server)
         traffic.start()
         made.begin()
         yield made
