@@ -272,6 +272,17 @@ def test_after_a_reading_what_is_missing_counts_as_taken_away():
     assert mark_of(talk.switch) == int(EPOCH.timestamp()) + 1
 
 
+def test_a_rule_that_goes_while_somebody_clears_the_switch_takes_its_connections_with_it():
+    talk = Talk()
+    before = mark_of(talk.switch)
+    talk.switch.flows.clear()
+    reading = talk.session.resync(talk.now)
+    talk.policy, talk.revision = without_first_rule(talk.policy), 1
+    assert talk.session.policy_changed(talk.now) == []
+    talk.exchange(reading)
+    assert mark_of(talk.switch) == before + 1
+
+
 def test_T095_a_change_that_keeps_established_connections_does_not_raise_the_generation():
     talk = Talk()
     generation = mark_of(talk.switch)

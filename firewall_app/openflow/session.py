@@ -375,6 +375,7 @@ class Session:
             self.report = replace(self.report, fence=None)
             return self._read(now, everything=True)  # and become its master again
         generation = self._desired.unit(GENERATION)
+        fresh = not self._actual and not isinstance(generation, Generation)  # no connection has our generation yet
         if not isinstance(generation, Generation):
             generation = Generation(_generation(self._actual) or int(now.wall.timestamp()) & 0x7FFFFFFF or 1)
         turn = self._desired.unit(TURN)
@@ -388,7 +389,7 @@ class Session:
         looked = None if self._look_at is None else self._look_at | touched
         changes = difference(self._desired, self._actual, looked)
         # After a reading one cannot know what was there before: what someone took away may have admitted a connection.
-        unknown = self._look_at is None and bool(self._actual) and bool(changes)
+        unknown = self._look_at is None and not fresh and bool(changes)
         wrong = changes
         # Every change since the last confirmed one asked to leave live connections alone.
         kept = cut <= self.report.confirmed < revision
