@@ -330,9 +330,9 @@ class Traffic:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._selector.close()
         for made in list(self._made):
             made.close()
+        self._selector.close()
         for namespace in self._namespaces.values():
             os.close(namespace)
 

@@ -59,7 +59,7 @@ def test_T165_a_switch_that_put_its_flows_back_itself_is_sent_none(bed):
     keeps_its_promise(bed, "switch-restored")
 
 
-def test_T174_the_switchs_database_is_killed_and_started(bed):
+def test_T174_a_switchs_database_is_killed_and_started(bed):
     keeps_its_promise(bed, "ovsdb-killed")
 
 
@@ -67,7 +67,7 @@ def test_T161_control_connections_are_reset(bed):
     keeps_its_promise(bed, "control-reset")
 
 
-def test_T162_T170_a_control_link_falls_silent_while_the_policy_changes(bed):
+def test_T162_a_control_link_falls_silent_while_the_policy_changes(bed):
     keeps_its_promise(bed, "control-silent")
 
 
