@@ -22,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from .faults import FAULTS, Fault
+from .ovs import datapath_type
 from .postgresql import Server, binaries
 from .rig import CALM, Figures, rig
 from .system import LabError, run
@@ -82,7 +83,7 @@ def row(fault: Fault, runs: Sequence[Figures]) -> tuple[str, ...]:
         of_runs([one.udp.gap for one in runs], duration) if any(one.udp.lost for one in runs) else "-",
         f"{failed} of {connects}",
         stall([one.inbound_stall for one in runs]),
-        "ends" if fault.own_ends else stall([one.own_stall for one in runs]),
+        stall([one.own_stall for one in runs]),
         f"{leaks} of {probes}",
         of_runs([one.in_sync for one in runs], duration),
         of_runs([one.flow_mods for one in runs], count),
@@ -154,10 +155,11 @@ def machine() -> list[str]:
     cpu = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                 if line.startswith("model name")), platform.machine())  # fmt: skip
     cores = len([line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("processor")])
+    where = "userspace" if datapath_type("auto") == "netdev" else "the kernel's"
     ovs = run("ovs-vswitchd", "--version").splitlines()[0]
     return [
         f"{cores} cores of {cpu}, Linux {platform.release()}",
-        f"{ovs}, userspace datapath",
+        f"{ovs}, {where} datapath",
         f"Python {platform.python_version()}, ryu {version('ryu')}, eventlet {version('eventlet')}",
         f"{datetime.now(UTC):%Y-%m-%d}",
     ]

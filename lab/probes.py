@@ -29,6 +29,8 @@ def ip_frame(dst_mac: str, src_mac: str, src: str, dst: str, protocol: int, payl
     pseudo = packed(src) + packed(dst) + struct.pack("!II", len(payload), protocol)
     at = {TCP: 16, UDP: 6, ICMP: 2, ICMP6: 2}[protocol]
     summed = checksum((b"" if protocol == ICMP else pseudo) + payload)
+    if protocol == UDP:
+        summed = summed or 0xFFFF  # 0 would say that there is none
     payload = payload[:at] + struct.pack("!H", summed) + payload[at + 2 :]
     ethernet = mac(dst_mac) + mac(src_mac)
     if ":" in src:
