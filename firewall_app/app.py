@@ -37,9 +37,10 @@ from . import __version__
 from .api.app import make_application
 from .api.metrics import Metrics
 from .api.server import serve
-from .api.tls import CertificateError
 from .openflow import compat, wire
+from .openflow.identity import Identity
 from .openflow.link import Link
+from .openflow.listener import TOLD, uses_tls
 from .pipeline.compile import Rulings
 from .policy.errors import StoreError
 from .records import Entry, Outcome, Token
@@ -48,6 +49,7 @@ from .service.access import Access, Caller, Role, digest
 from .service.core import Core, Event, FlowStats, Limits, Lock
 from .settings import FORGET, Settings, read
 from .store import Store
+from .tls import CertificateError
 
 LOG = logging.getLogger("firewall")
 T = TypeVar("T")
@@ -109,10 +111,13 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         super().__init__(*args, **kwargs)
         try:
             self.settings = settings = read(cfg.CONF)
+            self._tls = uses_tls(cfg.CONF)
             store = Store.open(settings.database)
+            if store.is_new:
+                LOG.warning("there was no store in %s: a new, empty one was made", _without_password(settings))
             policy, history = store.load()
             access = _access(store, settings)
-        except (StoreError, ConfigError) as error:
+        except (StoreError, ConfigError, CertificateError) as error:
             raise SystemExit(f"firewall: {error}") from None
         self.core = Core(
             policy,
@@ -184,12 +189,16 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             if link is not None:
                 link.close()
             return
-        dpid = f"{datapath.id:016x}"
-        if not self.settings.enrol and dpid not in self.core.policy.hypervisors:
-            LOG.warning("hypervisor %s from %s is not registered: disconnected", dpid, datapath.address[0])
+        dpid, host = f"{datapath.id:016x}", datapath.address[0]
+        refused = self._refused(dpid, datapath.socket.identity)
+        if refused is not None:
+            self.core.refused(dpid, host, refused)
+            if TOLD.news(dpid, host, refused):
+                LOG.warning("hypervisor %s from %s is refused: %s", dpid, host, refused)
             # Not here: closing tells Ryu's event queue, which this thread empties.
             eventlet.spawn_n(datapath.close)
             return
+        datapath.socket.known()
         link = Link(
             self.core, datapath, _flow_stats,
             reply_timeout=self.settings.reply_timeout, audit_interval=self.settings.audit_interval,
@@ -198,6 +207,15 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         datapath.firewall_link = link
         LOG.info("hypervisor %s connected from %s", dpid, datapath.address[0])
         eventlet.spawn_n(link.run)
+
+    def _refused(self, dpid: str, identity: Identity | None) -> str | None:
+        """Why a switch may not stay, or None."""
+        if self._tls and (identity is None or dpid not in identity.datapaths):
+            return f"its certificate is that of {identity}, and does not name this datapath id"
+        enrols = self.settings.enrol == "yes" or (self.settings.enrol == "auto" and not self._tls)
+        if not enrols and dpid not in self.core.policy.hypervisors:
+            return f"it is not registered: PUT /v1/hypervisors/{dpid} lets it in"
+        return None
 
 
 def _end_on_signals() -> None:

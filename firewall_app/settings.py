@@ -32,8 +32,10 @@ class Settings:
     uplinks: tuple[str, ...] = _option(
         ("eth*", "en*", "bond*"), "interfaces that are uplinks on hypervisors that name none: shell patterns or numbers"
     )
-    enrol: bool = _option(
-        True, "give unregistered hypervisors that connect the closed pipeline; false: disconnect them"
+    enrol: str = _option(
+        "auto",
+        "what becomes of unregistered hypervisors that connect: yes: they get the closed pipeline; no: they are "
+        "disconnected, and listed; auto: yes over plain TCP, no over TLS",
     )
     closed: bool = _option(False, "droplets behind no firewall are closed instead of open")
     track_open: bool = _option(
@@ -123,6 +125,11 @@ class Settings:
 
 
 FORGET = {"auto": None, "yes": True, "no": False}
+ENROL = {
+    "auto": "auto",
+    **dict.fromkeys(("yes", "true", "on", "1"), "yes"),
+    **dict.fromkeys(("no", "false", "off", "0"), "no"),
+}
 METRICS = ("token", "open", "off")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,A-Z]+")  # as browsers send it: no path, no user, in lower case
 _TYPES = {str: cfg.StrOpt, int: cfg.IntOpt, bool: cfg.BoolOpt, tuple: cfg.ListOpt}
@@ -145,6 +152,9 @@ def read(conf: cfg.ConfigOpts) -> Settings:
         values[name] = tuple(values[name])
     if values["forget_cached"] not in FORGET:
         raise cfg.Error(f"forget_cached is {values['forget_cached']!r}; it must be one of {', '.join(FORGET)}")
+    if values["enrol"].lower() not in ENROL:
+        raise cfg.Error(f"enrol is {values['enrol']!r}; it must be one of yes, no, auto")
+    values["enrol"] = ENROL[values["enrol"].lower()]
     for origin in values["cors_origins"]:
         if origin != "*" and not _ORIGIN.fullmatch(origin):
             raise cfg.Error(f"cors_origins has {origin!r}; it must be an origin as https://panel.example.com, or *")

@@ -90,7 +90,7 @@ class _Database:
     @staticmethod
     def _entry(what: str, made: dict[str, object], account: str | None) -> Entry:
         return Entry(
-            at=datetime.now(UTC), request_id="", token="", who=f"{_user()} by command", role=Role.OPERATOR.value,
+            at=datetime.now(UTC), request_id="", token="", who=f"{user()} by command", role=Role.OPERATOR.value,
             account=account, address="", method="", path=f"tokens {what}", outcome=Outcome.DONE, changes=(made,),
         )  # fmt: skip
 
@@ -149,7 +149,7 @@ def _table(tokens: list[dict[str, Any]], revoked: bool) -> None:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _user() -> str:
+def user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -96,10 +96,12 @@ class Controller:
         ryu: Mapping[str, object] | None = None,
         command: Sequence[str] = RYU,
         tls: ssl.SSLContext | None = None,
+        openflow_tls: Mapping[str, object] | None = None,
     ) -> None:
         """`settings` are lines of the section [firewall], `ryu` of [DEFAULT].
 
-        `command` is followed by --config-file and the app.
+        `command` is followed by --config-file and the app.  `openflow_tls` has Ryu's options ctl_privkey, ctl_cert and
+        ca_certs; with it OpenFlow is spoken over TLS.
         """
         self.directory = directory
         self.host = host
@@ -108,6 +110,7 @@ class Controller:
         self.database = database or f"sqlite:///{directory}/firewall.db"
         self.settings = {"database": self.database, **(settings or {})}
         self.ryu = dict(ryu or {})
+        self.openflow_tls = dict(openflow_tls or {})
         self.command = tuple(command)
         self.config = directory / "controller.conf"
         self.log = directory / "controller.log"
@@ -190,7 +193,8 @@ class Controller:
         lines = [
             "[DEFAULT]",
             f"ofp_listen_host = {self.host}",
-            f"ofp_tcp_listen_port = {self.openflow_port}",
+            f"ofp_{'ssl' if self.openflow_tls else 'tcp'}_listen_port = {self.openflow_port}",
+            *(f"{name} = {value}" for name, value in self.openflow_tls.items()),
             f"wsapi_host = {self.host}",
             f"wsapi_port = {self.rest.port}",
             *(f"{name} = {value}" for name, value in self.ryu.items()),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -124,7 +125,7 @@ Throughout there are
 *In step after*: from the moment that what was broken began to be given back until every switch holds the flows of the
 policy and the controller says so; with a restarted controller that is mostly Python's start. *Flow-mods*: what the
 controller sent to all switches, read from the wire. *Flows*: whether the flow sets are those of before, counters of
-changes aside. Medians of {runs} runs, the worst in brackets if it is another.
+changes aside. Medians of {runs} runs, the worst in brackets if it is another; of what is forbidden, all runs together.
 
 {table}
 
@@ -161,6 +162,7 @@ def machine() -> list[str]:
         f"{cores} cores of {cpu}, Linux {platform.release()}",
         f"{ovs}, {where} datapath",
         f"Python {platform.python_version()}, ryu {version('ryu')}, eventlet {version('eventlet')}",
+        f"load average {os.getloadavg()[1]:.0f}, what else ran at the time included",
         f"{datetime.now(UTC):%Y-%m-%d}",
     ]
 

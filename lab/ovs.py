@@ -210,8 +210,12 @@ class PrivateOvs:
             "other_config:disable-in-band=true",
         )
 
+    def set_ssl(self, key: Path, certificate: Path, authority: Path) -> None:
+        """What all bridges show to controllers at `ssl:IP:PORT`, and whom they believe."""
+        self.vsctl("set-ssl", str(key), str(certificate), str(authority))
+
     def set_controller(self, bridge: str, *targets: str, max_backoff: int = 1000) -> None:
-        """Connect to `tcp:IP:PORT`, tried again at least every `max_backoff` ms; no target, no controller."""
+        """Connect to `tcp:IP:PORT` or `ssl:IP:PORT`, tried again every `max_backoff` ms or sooner; none: to nobody."""
         if not targets:
             self.vsctl("del-controller", bridge)
             return

@@ -45,9 +45,12 @@ class DummyOvs:
         if len(str(self.mgmt("br0123456789abc"))) > 107:
             raise RuntimeError(f"{self.directory} is too long a path for Unix sockets")
         self.run("ovsdb-tool", "create", str(self.directory / "conf.db"), str(SCHEMA))
-        self._spawn("ovsdb-server", str(self.directory / "conf.db"), f"--remote=punix:{self._db}")
+        self.start_ovsdb()
         self.vsctl("--no-wait", "init")
         self.start_vswitchd()
+
+    def start_ovsdb(self) -> None:
+        self._spawn("ovsdb-server", str(self.directory / "conf.db"), f"--remote=punix:{self._db}")
 
     def start_vswitchd(self) -> None:
         """Also after `kill_vswitchd`: the database, thus the bridges, are still there."""
@@ -55,11 +58,14 @@ class DummyOvs:
 
     def kill_vswitchd(self) -> None:
         """As a crash does: at once, with nothing saved."""
-        for entry in [entry for entry in self._daemons if entry[0] == "ovs-vswitchd"]:
+        self.kill("ovs-vswitchd")
+
+    def kill(self, name: str) -> None:
+        for entry in [entry for entry in self._daemons if entry[0] == name]:
             entry[1].kill()
             entry[1].wait(PATIENCE)
             self._daemons.remove(entry)
-        (self.directory / "ovs-vswitchd.pid").unlink(missing_ok=True)
+        (self.directory / f"{name}.pid").unlink(missing_ok=True)
 
     def stop(self) -> None:
         for _, process in reversed(self._daemons):

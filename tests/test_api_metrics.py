@@ -12,7 +12,7 @@ from api_server import HV1, HV2, OPERATOR, START, TENANT, VIEWER, World
 from prometheus_client import REGISTRY, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from firewall_app import __version__
+from firewall_app import __version__, tls
 from firewall_app.api.metrics import Metrics
 from firewall_app.policy.errors import StoreError
 from firewall_app.progress import Progress, SwitchReport, Sync, Totals
@@ -243,3 +243,9 @@ def test_the_program_tells_its_connections_and_its_process(tmp_path: Path) -> No
     assert found["firewall_http_connections"].samples[0].value == 1
     assert found["process_open_fds"].samples[0].value > 3
     assert found["process_resident_memory_bytes"].samples[0].value > 1 << 20
+
+
+def test_when_certificates_expire(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "EXPIRES", {"ctl_cert": START + timedelta(days=1)})
+    expected = (START + timedelta(days=1)).timestamp()
+    assert value(world, "firewall_certificate_expiry_timestamp_seconds", option="ctl_cert") == expected

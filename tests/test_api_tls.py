@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from test_api_server import AUTH, split
 
 from firewall_app import certificates
-from firewall_app.api.tls import Certificate, CertificateError, load
+from firewall_app.tls import Certificate, CertificateError, load
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 
 import pytest
@@ -87,10 +88,17 @@ def test_it_goes_on(controller, what):
 
 
 def test_a_port_description_that_never_ends_ends_the_connection(controller):
-    with speak(controller, HOSTILE["a port property of length 0"]) as stranger:
+    with speak(controller, HOSTILE["a port of length 0"]) as stranger:
         while stranger.recv(4096):
             pass
-    assert "disconnected" in controller.log.read_text()
+    assert "is disconnected: DecodeError: a port" in controller.log.read_text()
+
+
+def test_who_speaks_tls_to_the_port_without_it_is_told_apart(controller):
+    context = ssl.create_default_context()
+    with speak(controller, []) as stranger, pytest.raises(ssl.SSLError):
+        context.wrap_socket(stranger, server_hostname="controller")
+    assert "is disconnected: it speaks TLS, and this port does not" in controller.log.read_text()
 
 
 def test_strangers_beyond_count_are_refused_and_the_next_is_heard(tmp_path):
@@ -104,4 +112,8 @@ def test_strangers_beyond_count_are_refused_and_the_next_is_heard(tmp_path):
             except ConnectionResetError:
                 pass
             stranger.close()
-        assert closed.log.read_text().count("is not registered: disconnected") == 300
+        said = "is refused: it is not registered: PUT /v1/hypervisors/000000000000004d lets it in"
+        assert closed.log.read_text().count(said) == 1  # as it would be of one that tries for days
+        (listed,) = closed.call("GET", "/v1/hypervisors").json["hypervisors"]
+        assert (listed["dpid"], listed["registered"], listed["connected"]) == ("000000000000004d", False, False)
+        assert said.removeprefix("is refused: ") in listed["sync"]["error"]

@@ -32,9 +32,10 @@ ASSAULT = 6.0  # seconds
 class LiveSwitch:
     """A `FakeSwitch` that is connected, and asks for an echo ten times a second."""
 
-    def __init__(self, number: int, port: int) -> None:
+    def __init__(self, number: int, port: int, switch: FakeSwitch | None = None) -> None:
+        """`switch`: one that was connected before."""
         self.dpid = f"{number:016x}"
-        self.switch = FakeSwitch(ports={1: "eth0", 2: "tap0"})
+        self.switch = switch or FakeSwitch(ports={1: "eth0", 2: "tap0"})
         self.asked = self.answered = 0
         self.worst = 0.0
         self.problem: BaseException | None = None

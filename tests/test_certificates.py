@@ -136,3 +136,72 @@ def test_the_command_says_what_to_configure(tmp_path: Path) -> None:
     assert f"tls_certificate = {tmp_path}/lab/server.crt" in done.stdout
     assert f"curl --cacert {tmp_path}/lab/ca.crt https://" in done.stdout
     assert done.stderr == ""
+
+
+# ---- OpenFlow
+
+HV = "--hypervisor"
+ONE, TWO, THREE = (f"{number:016x}" for number in (1, 0x2AB, 3))
+
+
+def test_hypervisors_have_an_authority_of_their_own(tmp_path: Path) -> None:
+    assert main(["--directory", str(tmp_path), HV, ONE, HV, f"{TWO.upper()},{THREE}"]) == 0
+    names = ("ca", "switchca", "server", "controller", ONE, TWO)
+    assert {path.name: mode(path) for path in tmp_path.iterdir()} == {
+        f"{name}.{kind}": bits for name in names for kind, bits in (("crt", 0o644), ("key", 0o600))
+    }
+    for authority, name, purpose, right in (
+        ("switchca", ONE, "sslclient", True),
+        ("switchca", TWO, "sslclient", True),
+        ("ca", "controller", "sslserver", True),
+        ("ca", ONE, "sslclient", False),
+        ("switchca", "controller", "sslserver", False),
+        ("switchca", ONE, "sslserver", False),
+    ):
+        argv = ["openssl", "verify", "-x509_strict", "-purpose", purpose, "-CAfile", f"{authority}.crt", f"{name}.crt"]
+        done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode == 0) is right, (name, done.stderr)
+
+
+def test_a_hypervisor_is_added_and_what_there_is_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def held() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def run(*more: str) -> tuple[int, set[str]]:
+        before = held()
+        status = main(["--directory", str(tmp_path), *more])
+        return status, {name for name, data in held().items() if data != before.get(name)}
+
+    assert run()[0] == 0  # a REST server that was there before
+    assert run(HV, ONE) == (
+        0,
+        {f"{name}.{kind}" for name in ("controller", "switchca", ONE) for kind in ("crt", "key")},
+    )
+    assert run(HV, TWO) == (0, {f"{TWO}.crt", f"{TWO}.key"})
+    capsys.readouterr()
+    assert run(HV, THREE, HV, TWO) == (1, set())
+    assert f"{TWO}.crt or its key is there already; --force" in capsys.readouterr().err
+    assert run(HV, TWO, "--force") == (0, {f"{TWO}.crt", f"{TWO}.key"})
+    assert run("--force") == (0, {"server.crt", "server.key", "controller.crt", "controller.key"})
+
+
+@pytest.mark.parametrize("wrong", ["1", "000000000000000g", f"{ONE},", f"{ONE} {TWO}", f"0x{ONE}", "../../etc/passwd"])
+def test_what_is_no_datapath_id(wrong: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([HV, wrong])
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "target"),
+    [
+        (["fw.example.org", "127.0.0.1", "192.0.2.10"], "ssl:192.0.2.10:6653"),
+        (["2001:db8::10"], "ssl:[2001:db8::10]:6653"),
+        (["fw.example.org"], "ssl:ADDRESS-OF-THE-CONTROLLER:6653"),  # Open vSwitch may not resolve names
+    ],
+)
+def test_the_controller_that_it_says_to_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str], target: str
+) -> None:
+    assert main(["--directory", str(tmp_path), HV, ONE, *(part for name in names for part in ("--name", name))]) == 0
+    assert f"ovs-vsctl set-controller br0 {target}\n" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -554,6 +555,37 @@ def test_ready_says_what_is_not(world):
     assert core.ready() == ["store: not reachable", f"hypervisor {DPID}: failed"]
 
 
+def test_a_store_that_fails_is_told_once_and_once_when_it_works_again(world, caplog):
+    core, store, _ = world
+
+    def told():
+        found = [record.getMessage() for record in caplog.records if "the store " in record.getMessage()]
+        caplog.clear()
+        return found
+
+    def write():
+        with suppress(StoreError):
+            firewalls.create(core, "default", spec(name=f"fw{core.revision}"))
+
+    store.broken = "disk full"
+    write()
+    write()
+    assert told() == ["the store fails: disk full"]
+    store.broken, store.lost_answer = None, True
+    core.follow()
+    assert told() == [], "it can be read, and may not be written to yet"
+    store.lost_answer = False
+    write()
+    assert told() == ["the store works again"]
+    store.broken = "gone"
+    with pytest.raises(StoreError):
+        core.follow()
+    store.broken = None
+    core.follow()
+    assert told()[0] == "the store fails: gone"
+    assert not core._store_fails
+
+
 def test_each_rule_is_looked_at_once_however_many_are_there(monkeypatch):
     """Comparing each with each, a body of ten thousand rules that is refused in the end took a minute."""
     core, _ = fake_core(small())
@@ -566,3 +598,26 @@ def test_each_rule_is_looked_at_once_however_many_are_there(monkeypatch):
         firewalls.add_rules(core, "default", FIREWALL, rules, ())
     assert firewalls.remove_rules(core, "default", FIREWALL, rules, ()).value == 198  # two are there
     assert 400 <= len(looks) <= 420
+
+
+def test_a_switch_that_was_refused_is_listed_with_the_reason_and_disturbs_nobody(world):
+    core, _, switch = world
+    before = core.progress.report(DPID)
+    assert before.connected
+    core.refused(DPID, "192.0.2.9", "its certificate is another's")
+    assert core.progress.report(DPID) == before
+    core.disconnected(DPID, switch)
+    core.refused(DPID, "192.0.2.9", "its certificate is another's")
+    report = core.progress.report(DPID)
+    assert report.error == "192.0.2.9 was refused: its certificate is another's"
+    assert (report.connected, report.confirmed) == (False, before.confirmed)
+
+
+def test_strangers_beyond_count_are_not_all_remembered(world, monkeypatch):
+    core, _, _ = world
+    monkeypatch.setattr("firewall_app.service.core.STRANGERS", 3)
+    for number in range(100, 110):
+        core.refused(f"{number:016x}", "192.0.2.9", "it is not registered")
+    listed = [view.dpid for view in hypervisors.every(core) if view.hypervisor is None]
+    assert listed == [f"{number:016x}" for number in (107, 108, 109)]
+    assert DPID in core.progress.reports

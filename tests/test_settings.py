@@ -31,6 +31,15 @@ def test_what_the_file_says(tmp_path):
     assert (settings.max_rules, settings.database) == (7, "sqlite:///x.db")
 
 
+@pytest.mark.parametrize(
+    ("said", "meant"), [("auto", "auto"), ("yes", "yes"), ("true", "yes"), ("On", "yes"), ("False", "no"), ("no", "no")]
+)
+def test_enrol_is_yes_no_or_auto(tmp_path, said, meant):
+    assert read(conf(tmp_path, f"enrol = {said}")).enrol == meant
+    with pytest.raises(cfg.Error, match="enrol is 'perhaps'; it must be one of yes, no, auto"):
+        read(conf(tmp_path, "enrol = perhaps"))
+
+
 @pytest.mark.parametrize("line", ["max_rules = many", "closed = perhaps"])
 def test_a_wrong_value_names_the_option(tmp_path, line):
     with pytest.raises(cfg.Error, match=line.split()[0]):

@@ -684,19 +684,6 @@ def test_a_file_that_cannot_be_written_is_refused() -> None:
             Path(folder).chmod(0o755)
 
 
-def test_a_file_that_was_replaced_is_noticed(path: Path) -> None:
-    with closing(Store.open(f"sqlite:///{path}")) as store:
-        policy, point = put(store, Droplet(1))
-        store.ping()
-        path.rename(path.with_name("moved.db"))
-        with pytest.raises(StoreError, match="was removed or replaced"):
-            store.ping()
-        draft = policy.edit()
-        draft.put(Droplet(2))
-        with pytest.raises(StoreError, match="was removed or replaced"):
-            keep(store, draft, point)
-
-
 def test_another_process_that_holds_the_lock_is_an_error_not_a_hang(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

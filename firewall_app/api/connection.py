@@ -23,7 +23,7 @@ import eventlet
 from eventlet import wsgi
 from eventlet.green import ssl
 
-from .tls import Certificate
+from ..tls import Certificate
 
 LOG = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 from webob import Response
 
-from .. import __version__
+from .. import __version__, tls
 from ..progress import Sync
 from ..service.access import Role
 from ..service.core import Core
@@ -107,6 +107,15 @@ class _State(Collector):
         yield InfoMetricFamily("firewall_build", "The version that runs; always 1.", {"version": __version__})
         yield from self._policy()
         yield from self._hypervisors()
+        expires = GaugeMetricFamily(
+            "firewall_certificate_expiry_timestamp_seconds",
+            "When what an option names expires: a certificate, the first of the authorities or of their lists of "
+            "revoked certificates. Unix time.",
+            labels=("option",),
+        )
+        for option, moment in tls.EXPIRES.items():
+            expires.add_metric((option,), moment.timestamp())
+        yield expires
 
     def _policy(self) -> Iterator[Metric]:
         core, totals = self._core, self._core.progress.totals

@@ -201,7 +201,7 @@ OPERATIONS: Mapping[str, Operation] = {
         "v1_hypervisors_list",
         "List hypervisors",
         answers.Hypervisors,
-        "All that are registered or have ever connected.",
+        "All that are registered, and of others those that are connected and the last that were, or were refused.",
         query=_PAGED,
     ),
     "GET /v1/hypervisors/{dpid}": Operation("v1_hypervisors_get", "Show a hypervisor", answers.Hypervisor),

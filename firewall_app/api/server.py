@@ -17,9 +17,9 @@ import eventlet
 from eventlet import wsgi
 
 from ..settings import Settings
+from ..tls import Certificate
 from .app import Wsgi
 from .connection import Connections, Room
-from .tls import Certificate
 
 LOG = logging.getLogger(__name__)
 

@@ -5,33 +5,28 @@ Ryu is unmaintained; everything that we change in it is here.  (That it starts a
 
 from __future__ import annotations
 
-import errno
 import logging
-import socket
-import ssl as _stdlib_ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import eventlet
-from eventlet.green import ssl
 from ryu import cfg
 from ryu.controller import controller
 from ryu.controller.handler import DEAD_DISPATCHER
-from ryu.lib import hub, ip
 from ryu.ofproto import ofproto_parser
 
 from . import wire
+from .listener import TOLD, Connection, Listener
 
 LOG = logging.getLogger(__name__)
 _MAIN = eventlet.getcurrent()  # who waits for Ryu's services; this module is imported there
-BACKLOG = 4096  # switches that may wait to be accepted: a thousand hypervisors come back at once after an outage
-HANDSHAKE_TIMEOUT = 10.0  # seconds
-_RETRY_ACCEPT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED}
 
 # Message types that a session reads itself, in bytes (OpenFlow 1.4.0, 7.1): error, experimenter, configuration reply,
 # port status, multipart reply, barrier reply, role reply, bundle control.
 _OURS = (1, 4, 8, 12, 19, 21, 25, 33)
 HELLO, ECHO_REQUEST, ECHO_REPLY, FEATURES_REPLY, MULTIPART = 0, 2, 3, 6, 19
+TLS_HANDSHAKE = 0x16  # the first byte of who speaks TLS (RFC 8446, 5.1), where OpenFlow has its version
 
 
 def end(reason: BaseException) -> None:
@@ -39,66 +34,13 @@ def end(reason: BaseException) -> None:
     eventlet.kill(_MAIN, reason)
 
 
-class Listener:
-    """Replaces Ryu's StreamServer.
+def _handler(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """What Ryu does with a connection: of those that it opens itself (`ofp_switch_address_list`), too, one of ours."""
 
-    Ryu's pops its TLS arguments while serving the first connection, so that only one TLS switch ever connects; it
-    listens with a backlog of 50, so that a storm of reconnects is paced by SYN retransmission; it stops for good at
-    the first failed accept; and it lets a second process take half of the switches (SO_REUSEPORT).
-    """
+    def handle(sock: Any, address: Any) -> None:
+        original(sock if isinstance(sock, Connection) else Connection(sock, address), address)
 
-    def __init__(
-        self,
-        listen_info: tuple[str, int],
-        handle: Callable[[Any, Any], None],
-        backlog: int | None = None,  # noqa: ARG002 - Ryu's signature
-        spawn: str = "default",  # noqa: ARG002
-        **tls: Any,
-    ) -> None:
-        family = socket.AF_INET6 if ip.valid_ipv6(listen_info[0]) else socket.AF_INET
-        try:
-            self._server = eventlet.listen(listen_info, family=family, backlog=BACKLOG, reuse_port=False)
-        except OSError as error:
-            # Ryu would log what its service's thread raises, and go on without a listener.
-            where = f"{listen_info[0]} port {listen_info[1]}"
-            end(SystemExit(f"firewall: cannot listen for switches on {where}: {error}"))
-            raise hub.TaskExit from None
-        self._handle = handle
-        self._context = _context(tls) if tls else None
-        LOG.info("listening for switches on %s port %d", *self._server.getsockname()[:2])
-
-    def serve_forever(self) -> None:
-        while True:
-            try:
-                sock, address = self._server.accept()
-            except OSError as error:
-                if error.errno not in _RETRY_ACCEPT:
-                    raise
-                LOG.error("cannot accept a switch: %s", error)
-                eventlet.sleep(0.5)
-                continue
-            eventlet.spawn_n(self._serve, sock, address)
-
-    def _serve(self, sock: Any, address: Any) -> None:
-        if self._context is not None:
-            try:
-                sock.settimeout(HANDSHAKE_TIMEOUT)
-                sock = self._context.wrap_socket(sock, server_side=True)
-            except (OSError, eventlet.Timeout) as error:
-                LOG.warning("TLS handshake with %s failed: %s", address[0], error)
-                sock.close()
-                return
-        self._handle(sock, address)
-
-
-def _context(tls: dict[str, Any]) -> Any:
-    context = ssl.SSLContext(_stdlib_ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = _stdlib_ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(tls["certfile"], tls["keyfile"])
-    if tls.get("ca_certs"):
-        context.load_verify_locations(tls["ca_certs"])
-        context.verify_mode = _stdlib_ssl.CERT_REQUIRED
-    return context
+    return handle
 
 
 def _receive(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -126,12 +68,16 @@ def _receive(original: Callable[..., Any]) -> Callable[..., Any]:
                 # All that Ryu takes from it is that the handshake is over; the session asks for the ports itself.
                 empty = bytearray(head[:2] + (16).to_bytes(2, "big") + head[4:16])
                 return original(datapath, version, kind, 16, xid, empty)
-            if kind not in (HELLO, MULTIPART):
+            if version == TLS_HANDSHAKE:
+                problem = "it speaks TLS, and this port does not (`ssl:` for `tcp:`?)"
+            elif kind in (HELLO, MULTIPART):
+                problem = "a message that does not belong to a handshake, or is malformed"
+            else:
                 return None
-            problem = "a message that does not belong to a handshake, or is malformed"
         except Exception as error:  # noqa: BLE001,RUF100 - whatever a stranger sends ends the stranger's connection
             problem = f"{type(error).__name__}: {error}"
-        LOG.warning("a switch at %s is disconnected: %s", datapath.address[0], problem)
+        if TOLD.news(datapath.address[0], problem.partition(":")[0]):
+            LOG.warning("a switch at %s is disconnected: %s", datapath.address[0], problem)
         # Not here: this is the thread that reads, and closing may have to wait.
         eventlet.spawn_n(datapath.close)
         return None
@@ -152,9 +98,10 @@ def _well_formed_hello(message: bytes) -> bool:
 
 def install() -> None:
     """Makes the changes; once."""
-    if controller.StreamServer is Listener:
+    if isinstance(controller.StreamServer, partial):
         return
-    controller.StreamServer = Listener
+    controller.StreamServer = partial(Listener, fail=lambda why: end(SystemExit(f"firewall: {why}")))
+    controller.datapath_connection_factory = _handler(controller.datapath_connection_factory)
     ofproto_parser.msg = _receive(ofproto_parser.msg)
     # Ryu sends no echo requests unless told to, and so never notices a switch that is gone without a word.
     cfg.CONF.set_default("echo_request_interval", 5.0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -27,6 +27,7 @@ from .deed import Deed
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 PATIENCE = 10  # seconds that a write waits for those before it
+STRANGERS = 1000  # switches that nobody registered and that are gone: as many are listed
 PROBE = timedelta(seconds=5)  # between two questions whether a store that took no write takes them again
 
 
@@ -172,6 +173,7 @@ class Core:
         self.runtime = runtime
         self.store = store
         self.store_failures = 0
+        self._store_fails = False  # said once, and once when it has passed
         self._takes_writes = True  # whether the store took the last write
         self._probed = datetime.min.replace(tzinfo=UTC)  # when it was last asked whether it takes writes again
         self._writing = runtime.lock()
@@ -320,13 +322,19 @@ class Core:
             raise StoreError(f"the store has been busy for {PATIENCE} s")
         try:
             done = self.runtime.aside(work)
-        except StoreError:
+        except StoreError as error:
+            if not self._store_fails:
+                LOG.error("the store fails: %s", error)
             self.store_failures += 1
+            self._store_fails = True
             self._takes_writes &= not writes
             raise
         finally:
             self._storing.release()
         self._takes_writes |= writes
+        if self._store_fails and self._takes_writes:
+            LOG.warning("the store works again")
+            self._store_fails = False
         return done
 
     def _catch_up(self) -> None:
@@ -416,6 +424,21 @@ class Core:
                 confirmed=last.confirmed, failed=last.failed, error=last.error, flows=last.flows, fence=last.fence
             )
             self.progress.reported(dpid, gone)
+            self._forget_strangers()
+
+    def refused(self, dpid: str, address: str, why: str) -> None:
+        """A switch was turned away before it was anybody's; one of that name that is connected knows nothing of it."""
+        last = self.progress.report(dpid)
+        if not last.connected:
+            self.progress.reported(dpid, replace(last, error=f"{address} was refused: {why}"))
+            self._forget_strangers()
+
+    def _forget_strangers(self) -> None:
+        """Of switches that nobody registered and that are gone, the last ones are listed, however many come."""
+        reports = self.progress.reports
+        gone = [dpid for dpid in reports if not reports[dpid].connected and dpid not in self.policy.hypervisors]
+        for dpid in gone[: max(0, len(gone) - STRANGERS)]:
+            del reports[dpid]
 
     def switch(self, dpid: str) -> Switch:
         """A connected switch.  Raises NotFound for one that nobody knows, Unreachable for one that is not there."""

@@ -1,19 +1,22 @@
 """Opening a database by its URL, bringing its tables up to date, and telling its errors in our words.
 
 SQLite and PostgreSQL, over one connection that stays open (opening one costs more than a commit).  Any thread may use
-it, two at a time may not.  What is in the tables is no business of this module.
+it, two at a time may not.  A database that was away is found again, and looked at as at the start: it may be another
+one.  What is in the tables is no business of this module.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alembic import command
 from alembic.config import Config
@@ -24,9 +27,15 @@ from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from ..policy.errors import StoreError
+from . import schema
 
+if TYPE_CHECKING:
+    from .impatient import ImpatientConnection
+
+LOG = logging.getLogger(__name__)
 BUSY_SECONDS = 5  # how long to wait for another process that is writing
 NETWORK_SECONDS = 10  # how long a PostgreSQL server may be silent on the network
+APPLICATION = "cloud-firewall"  # how a PostgreSQL server knows our connections
 
 # One lock per database for those that start at the same time; the number is any that others are unlikely to use.
 _MIGRATION_LOCK = 0x636C6F7564_6677
@@ -35,25 +44,41 @@ _MIGRATION_LOCK = 0x636C6F7564_6677
 class Database:
     """An open database with tables as this program knows them."""
 
-    def __init__(self, url: str) -> None:
-        """Opens, creates or upgrades.  Raises StoreError."""
+    def __init__(
+        self, url: str | URL, as_it_is: bool = False, before: Callable[[Connection], None] | None = None
+    ) -> None:
+        """Opens, creates or upgrades; with `as_it_is` opens only what needs neither.  Raises StoreError.
+
+        `before` is called before anything is created or upgraded, and may raise StoreError.
+        """
         self.url = _parsed(url)
         self.name = self.url.render_as_string(hide_password=True)
-        self._path: Path | None = None
-        self._inode: tuple[int, int] | None = None
+        self.path: Path | None = None  # of a SQLite file
+        self._files: _Files | None = None  # those of SQLite that are in use
+        self.is_new = False  # whether its tables were made when it was opened
+        self._opened: tuple[int, int] | None = None  # the file of the connection
+        self._unseen = True  # whether the connection is a new one, and nobody has looked at what is there
         if self.url.get_backend_name() == "sqlite":
-            self._engine = self._sqlite()
+            self._engine = self._sqlite(as_it_is)
             self._reader = self._engine.execution_options(sqlite_begin="BEGIN")
         else:
             self._engine = self._postgresql()
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
+        event.listen(self._engine, "connect", self._connected)
+        self._creates = self._upgrades = not as_it_is
+        self._before = before
         try:
-            with self.writing("open") as connection:
-                _upgrade(connection, self.name)
-            self._inode = _inode(self._path) if self._path else None
+            with self.reading("open") if as_it_is else self.writing("open"):
+                pass
         except BaseException:
             self.close()
             raise
+
+    @staticmethod
+    def file_of(url: str) -> Path | None:
+        """Where a SQLite database is; None for others."""
+        parsed = _parsed(url)
+        return Path(parsed.database or "").absolute() if parsed.get_backend_name() == "sqlite" else None
 
     @contextmanager
     def reading(self, what: str) -> Iterator[Connection]:
@@ -72,23 +97,71 @@ class Database:
 
     @contextmanager
     def _transaction(self, engine: Engine, what: str) -> Iterator[Connection]:
-        # SQLite goes on writing into a file that was deleted or replaced; all of that would be lost at the next start.
-        if self._inode is not None and _inode(self._path) != self._inode:
-            raise StoreError(f"cannot {what}: {self._path} was removed or replaced while in use; restart")
-        with told(f"cannot {what} in {self.name}"), engine.begin() as connection:
-            yield connection
+        with told(f"cannot {what} in {self.name}"):
+            self._find_again()
+            with engine.connect() as connection:
+                if self._unseen:
+                    self._look(connection)
+                with connection.begin():
+                    yield connection
 
-    def _sqlite(self) -> Engine:
+    def _connected(self, *_: object) -> None:
+        self._unseen = True
+
+    def _look(self, connection: Connection) -> None:
+        """Whether this is a sound database of this program, or of one before it.  Only the first time it may be new."""
+        with connection.begin():
+            if connection.dialect.name == "sqlite":
+                _check_pages(connection)
+            if self._before is not None:
+                self._before(connection)
+            self.is_new |= _upgrade(connection, self.name, self._creates, self._upgrades)
+        if self.path is not None:
+            files = _Files.of(self.path)
+            if files.database != self._opened:
+                raise StoreError(f"{self.path} was replaced while it was opened")
+            self._files = files
+        self._creates = self._unseen = False
+
+    def _find_again(self) -> None:
+        """SQLite goes on with files that were deleted or replaced: what it writes would be lost at the next start."""
+        if self.path is None or self._creates:
+            return
+        found = _Files.of(self.path)
+        if found.database is None or not self.path.stat().st_size:
+            # Never made anew: an empty policy would be taken for the policy.
+            raise StoreError(f"{self.path} is not there, or empty; put it back, or restore a backup")
+        if self._files is None:
+            self._engine.dispose()  # what was opened last was no store, and may stand no longer where it stood
+            return
+        if found == self._files:
+            return
+        if found.database == self._files.database:
+            raise StoreError(f"{self.path}-wal was removed while in use; a restart writes what it held")
+        LOG.warning("%s was replaced while in use: it is opened again", self.path)
+        self._files.leave(self.path)
+        self._engine.dispose()
+        self._files = None
+
+    def _sqlite(self, as_it_is: bool) -> Engine:
         if self.url.query:
             raise StoreError(f"{self.name}: options in a SQLite URL are not supported")
+        name = ":memory:"
         if self.url.database and self.url.database != ":memory:":
-            self._path = Path(self.url.database).absolute()
-            _make_private(self._path)
+            self.path = Path(self.url.database).absolute()
+            if not as_it_is:
+                _make_private(self.path)
+            name = f"{self.path.as_uri()}?mode=rw"  # never creates it
+
+        def connect() -> sqlite3.Connection:
+            self._opened = _inode(self.path) if self.path is not None else None
+            return sqlite3.connect(name, BUSY_SECONDS, check_same_thread=False, uri=True)
+
         engine = create_engine(
             self.url,
+            creator=connect,
             hide_parameters=True,  # errors are logged, and what people store is not for logs
             poolclass=StaticPool,
-            connect_args={"check_same_thread": False, "timeout": BUSY_SECONDS},
         )
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -96,10 +169,12 @@ class Database:
 
     def _postgresql(self) -> Engine:
         # Without these, a network that swallows packets would hold a commit for a quarter of an hour.
-        arguments = {
+        arguments: dict[str, object] = {
             "connect_timeout": NETWORK_SECONDS,
             "tcp_user_timeout": NETWORK_SECONDS * 1000,
             "keepalives_idle": NETWORK_SECONDS,
+            "keepalives_interval": 1,
+            "application_name": APPLICATION,
         }
         try:
             engine = create_engine(
@@ -109,13 +184,50 @@ class Database:
                 pool_pre_ping=True,  # a server that was restarted meanwhile is no reason to fail
                 connect_args={k: v for k, v in arguments.items() if k not in self.url.query},
             )
+            from .impatient import ImpatientConnection
         except ImportError as error:
             raise StoreError(
                 f"no driver for PostgreSQL ({error}); install cloud-firewall[postgresql], "
                 "with the extra named postgresql"
             ) from error
+
+        def connect(_dialect: object, _record: object, words: Any, named: Any) -> ImpatientConnection:
+            return ImpatientConnection.connect(*words, **named)
+
+        event.listen(engine, "do_connect", connect)
         event.listen(engine, "connect", _prepare_postgresql)
         return engine
+
+
+def beside(path: Path) -> tuple[Path, Path]:
+    """SQLite's write-ahead log of a database, and the index of that."""
+    return path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Which files SQLite has open, by device and inode; None: there is none."""
+
+    database: tuple[int, int] | None
+    log: tuple[int, int] | None
+    index: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, path: Path) -> _Files:
+        return cls(*map(_inode, (path, *beside(path))))
+
+    def leave(self, path: Path) -> None:
+        """Parts the database that stands at `path` now from what the former one left there.
+
+        SQLite would take the former one's log for the new one's, and write it over it.
+        """
+        found, (log, index) = _Files.of(path), beside(path)
+        if found.log is not None and found.log == self.log:
+            aside = log.with_name(f"{log.name}.{time.strftime('%Y%m%dT%H%M%S')}")
+            log.rename(aside)
+            LOG.warning("the write-ahead log of the former database is kept as %s", aside)
+        if found.index is not None and found.index == self.index:
+            index.unlink()
 
 
 @contextmanager
@@ -130,7 +242,7 @@ def told(what: str) -> Iterator[None]:
         raise StoreError(f"{what}: {error}") from error
 
 
-def _parsed(text: str) -> URL:
+def _parsed(text: str | URL) -> URL:
     try:
         url = make_url(text)
     except ArgumentError:
@@ -162,9 +274,7 @@ def _make_private(path: Path) -> None:
             os.close(directory)
 
 
-def _inode(path: Path | None) -> tuple[int, int] | None:
-    if path is None:
-        return None
+def _inode(path: Path) -> tuple[int, int] | None:
     try:
         found = path.stat()
     except OSError:
@@ -198,8 +308,21 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN IMMEDIATE"))
 
 
-def _upgrade(connection: Connection, name: str) -> None:
-    """Runs the migrations that are missing; refuses a database that a newer program has written."""
+def _check_pages(connection: Connection) -> None:
+    """Raises StoreError when pages of SQLite's file are damaged.  Not those of the audit log, which may be large."""
+    there = set(connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars())
+    for table in schema.metadata.sorted_tables:
+        if table.name in there and table is not schema.audit:
+            said = connection.exec_driver_sql(f"PRAGMA quick_check({table.name})").scalar()
+            if said != "ok":
+                raise StoreError(f"table {table.name} is damaged: {said}")
+
+
+def _upgrade(connection: Connection, name: str, creates: bool, upgrades: bool) -> bool:
+    """Runs the migrations that are missing; refuses a database that a newer program has written, or nobody.
+
+    Returns whether it was empty.
+    """
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
     config = Config()
@@ -209,11 +332,25 @@ def _upgrade(connection: Connection, name: str) -> None:
     known = {script.revision for script in scripts.walk_revisions()}
     newest = scripts.get_current_head()
     found = MigrationContext.configure(connection).get_current_heads()
+    if not found and not creates:
+        raise StoreError(f"{name} is empty or not of this program; restore a backup")
     if not known.issuperset(found):
         raise StoreError(
             f"{name} has schema version {', '.join(found)}, this program knows up to {newest}: a newer program has "
             "written it. Run that program, or restore a backup from before its upgrade"
         )
-    if found != (newest,):
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    if found == (newest,):
+        return False
+    if not upgrades:
+        raise StoreError(f"{name} has schema version {', '.join(found)}, this program {newest}: an older one wrote it")
+    config.attributes["connection"] = connection
+    if connection.dialect.name == "postgresql":
+        _driver(connection).patience = None  # moving many rows may take long
+    command.upgrade(config, "head")
+    if connection.dialect.name == "postgresql":
+        del _driver(connection).patience
+    return not found
+
+
+def _driver(connection: Connection) -> Any:
+    return connection.connection.dbapi_connection

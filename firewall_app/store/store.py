@@ -47,6 +47,7 @@ class Store:
         """`reader` is the same database once more, for long readings, so that they hold up nothing."""
         self._database = database
         self._reader = reader
+        self.is_new = database.is_new  # whether there was none before it was opened
         self._timeline = 0
         self.branch()
 
@@ -97,48 +98,58 @@ class Store:
     def load(self) -> tuple[Policy, History]:
         """The policy, and what it descends from."""
         with self._database.reading("load") as connection:
-            numbers = _numbers(connection)
-            history = _history(connection, numbers["revision"])
-            entities = _entities(connection, numbers["rule"])
-        draft = Policy().edit()
-        draft.counters = Counters(numbers["rule"], numbers["slot"])
-        for entity in entities:
-            draft.put(entity)
-        return draft.done(), history
+            return loaded(connection)
 
     def commit(self, changes: Iterable[Change], counters: Counters, expected: Point, note: Note | None = None) -> Point:
         """Keeps the changes and counters of a draft that was made at the point `expected`; gives the new point.
 
         `note` is kept with them or not at all.
 
-        When it raises, nothing was changed, with one exception that the message tells by the database's own words: a
-        connection that breaks during the very last step.  Then, as after another controller's commit, the next commit
-        is refused by its revision until the policy is loaded again.
+        When it raises, nothing was changed, with one exception: a connection that breaks during the very last step,
+        and a database that stays away when it is asked what came of it.  Then, as after another controller's commit,
+        the next commit is refused by its point until the policy is loaded again.
         """
-        with self._database.writing("commit") as connection:
-            numbers = _numbers(connection, hold=True)
-            found, new = Point(_timeline(connection), numbers["revision"]), Point(self._timeline, expected.revision + 1)
-            if found != expected:
-                raise StoreError(
-                    f"the store is at revision {found.revision} of timeline {found.name}, this controller at "
-                    f"{expected.revision} of {expected.name}: another controller has written, or the database was "
-                    "replaced. Load it again"
-                )
-            if found.timeline != new.timeline:
-                connection.execute(schema.timelines.insert(), new._asdict())
-            if counters.rule < numbers["rule"]:
-                raise StoreError(
-                    f"rule ids up to {numbers['rule']} are given out; they cannot go back to {counters.rule}"
-                )
-            wanted = {"revision": new.revision, "rule": counters.rule, "slot": counters.slot}
-            connection.execute(
-                _WRITE_COUNTER,
-                [{"counter": k, "number": wanted[k]} for k in _COUNTERS if wanted[k] != numbers[k]],
-            )
-            write(connection, changes, counters.rule)
-            if note is not None:
-                journal.write(connection, note)
+        new, written = Point(self._timeline, expected.revision + 1), False
+        try:
+            with self._database.writing("commit") as connection:
+                self._write(connection, tuple(changes), counters, expected, new)
+                if note is not None:
+                    journal.write(connection, note)
+                written = True
+        except StoreError:
+            # Nobody else writes on our timeline, so when the store is at this point, this commit has made it so.
+            if not written or not self._is_at(new):
+                raise
         return new
+
+    def _is_at(self, point: Point) -> bool:
+        try:
+            return self.newest() == point
+        except StoreError:
+            return False
+
+    @staticmethod
+    def _write(
+        connection: Connection, changes: Iterable[Change], counters: Counters, expected: Point, new: Point
+    ) -> None:
+        numbers = _numbers(connection, hold=True)
+        found = Point(_timeline(connection), numbers["revision"])
+        if found != expected:
+            raise StoreError(
+                f"the store is at revision {found.revision} of timeline {found.name}, this controller at "
+                f"{expected.revision} of {expected.name}: another controller has written, or the database was "
+                "replaced. Load it again"
+            )
+        if found.timeline != new.timeline:
+            connection.execute(schema.timelines.insert(), new._asdict())
+        if counters.rule < numbers["rule"]:
+            raise StoreError(f"rule ids up to {numbers['rule']} are given out; they cannot go back to {counters.rule}")
+        wanted = {"revision": new.revision, "rule": counters.rule, "slot": counters.slot}
+        connection.execute(
+            _WRITE_COUNTER,
+            [{"counter": k, "number": wanted[k]} for k in _COUNTERS if wanted[k] != numbers[k]],
+        )
+        write(connection, changes, counters.rule)
 
     # ------------------------------------------------------------------------------------------ audit log
 
@@ -194,6 +205,17 @@ class Store:
             )
             if entry is not None:
                 journal.record(connection, entry)
+
+
+def loaded(connection: Connection) -> tuple[Policy, History]:
+    """`Store.load`, inside a transaction that others open."""
+    numbers = _numbers(connection)
+    history = _history(connection, numbers["revision"])
+    draft = Policy().edit()
+    draft.counters = Counters(numbers["rule"], numbers["slot"])
+    for entity in _entities(connection, numbers["rule"]):
+        draft.put(entity)
+    return draft.done(), history
 
 
 def _numbers(connection: Connection, hold: bool = False) -> dict[str, int]:
