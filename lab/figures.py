@@ -125,7 +125,8 @@ Throughout there are
 *In step after*: from the moment that what was broken began to be given back until every switch holds the flows of the
 policy and the controller says so; with a restarted controller that is mostly Python's start. *Flow-mods*: what the
 controller sent to all switches, read from the wire. *Flows*: whether the flow sets are those of before, counters of
-changes aside. Medians of {runs} runs, the worst in brackets if it is another; of what is forbidden, all runs together.
+changes aside. Medians of {runs} runs, the worst in brackets if it is another; of what is forbidden, all runs
+together.
 
 {table}
 

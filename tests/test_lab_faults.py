@@ -43,12 +43,8 @@ def test_while_nothing_happens_nothing_is_lost(bed):
     keeps_its_promise(bed, "nothing")
 
 
-def test_T160_T161_the_controller_is_stopped_and_started(bed):
+def test_T160_T161_T183_the_controller_is_stopped_and_started(bed):
     keeps_its_promise(bed, "controller-stopped")
-
-
-def test_T160_T161_the_controller_is_killed_and_started(bed):
-    keeps_its_promise(bed, "controller-killed")
 
 
 def test_T163_the_switch_is_killed_and_gets_its_flows_back(bed):
