@@ -5,6 +5,7 @@ Ryu is unmaintained; everything that we change in it is here.  (That it starts a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -23,10 +24,12 @@ LOG = logs.get(__name__)
 _MAIN = eventlet.getcurrent()  # who waits for Ryu's services; this module is imported there
 
 # Message types that a session reads itself, in bytes (OpenFlow 1.4.0, 7.1): error, experimenter, configuration reply,
-# port status, multipart reply, barrier reply, role reply, bundle control.
-_OURS = (1, 4, 8, 12, 19, 21, 25, 33)
+# port status, multipart reply, barrier reply, role reply, role status, bundle control.
+_OURS = (1, 4, 8, 12, 19, 21, 25, 30, 33)
 HELLO, ECHO_REQUEST, ECHO_REPLY, FEATURES_REPLY, MULTIPART = 0, 2, 3, 6, 19
 TLS_HANDSHAKE = 0x16  # the first byte of who speaks TLS (RFC 8446, 5.1), where OpenFlow has its version
+LONGEST_HELLO = 1024  # bytes; honest ones have 8 or 16, and Ryu takes 0.1 s for the longest that there are
+SLICE = 0.005  # seconds for which one switch's messages are taken without letting others have their turn
 
 
 def end(reason: BaseException) -> None:
@@ -52,10 +55,14 @@ def _receive(original: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def parse(datapath: Any, version: int, kind: int, length: int, xid: int, data: Any) -> Any:
+        _give_way(datapath)
         link = getattr(datapath, "firewall_link", None)
-        if link is not None and kind in _OURS:
-            link.received(bytes(data))
-            return None
+        if link is not None:
+            lies = version not in (wire.OF13, wire.OF14) or int.from_bytes(data[2:4], "big") != len(data)
+            if kind in _OURS or lies:
+                link.received(bytes(data))
+            if lies or kind not in (ECHO_REQUEST, ECHO_REPLY):
+                return None
         if datapath.state == DEAD_DISPATCHER:
             return None
         try:
@@ -85,8 +92,17 @@ def _receive(original: Callable[..., Any]) -> Callable[..., Any]:
     return parse
 
 
+def _give_way(datapath: Any) -> None:
+    """Called with each message.  Ryu goes on for 2048 of them, which one switch can make last for minutes."""
+    if time.monotonic() - getattr(datapath, "firewall_turn", 0.0) > SLICE:
+        eventlet.sleep(0)
+        datapath.firewall_turn = time.monotonic()
+
+
 def _well_formed_hello(message: bytes) -> bool:
     """Whether the elements of a HELLO fill it without a gap (OpenFlow 1.3.5, 7.5.1)."""
+    if len(message) > LONGEST_HELLO:
+        return False
     rest = message[8:]
     while rest:
         size = int.from_bytes(rest[2:4], "big") if len(rest) >= 4 else 0
@@ -96,6 +112,25 @@ def _well_formed_hello(message: bytes) -> bool:
     return True
 
 
+def _serve(original: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Has a session end with its connection, whatever becomes of Ryu's event that says so.
+
+    Ryu kills the thread that sends echo requests when a connection ends.  That thread may be the one that has just
+    declared the connection dead, and be waiting for room in the queue of events, which a hundred switches that go at
+    once fill: the event is lost, and nobody says it a second time.
+    """
+
+    def serve(datapath: Any) -> None:
+        try:
+            original(datapath)
+        finally:
+            link = getattr(datapath, "firewall_link", None)
+            if link is not None:
+                link.close()
+
+    return serve
+
+
 def install() -> None:
     """Makes the changes; once."""
     if isinstance(controller.StreamServer, partial):
@@ -103,6 +138,7 @@ def install() -> None:
     controller.StreamServer = partial(Listener, fail=lambda why: end(SystemExit(f"firewall: {why}")))
     controller.datapath_connection_factory = _handler(controller.datapath_connection_factory)
     ofproto_parser.msg = _receive(ofproto_parser.msg)
+    controller.Datapath.serve = _serve(controller.Datapath.serve)
     # Ryu sends no echo requests unless told to, and so never notices a switch that is gone without a word.
     cfg.CONF.set_default("echo_request_interval", 5.0)
     cfg.CONF.set_default("maximum_unreplied_echo_requests", 3)
