@@ -758,7 +758,7 @@ _ANSWERS: dict[type, tuple[str, ...]] = {
     wire.DescReply: ("its version",),
     wire.PortDescReply: ("its ports",),
     wire.RoleReply: ("its role", "the master role"),
-    wire.FlowStatsReply: ("its flows",),
+    wire.FlowStatsReply: ("its flows", "its fence"),
     wire.BarrierReply: ("a barrier", "a bundle"),
     wire.BundleReply: ("a commit",),
 }
