@@ -59,6 +59,9 @@ class Server:
         os.kill(number, signal.SIGKILL)
         while any(map(_runs, (str(number), *children))):
             time.sleep(0.01)
+        # Whoever has to reap it may be slow, and the next server would take it for alive.
+        for left in (self.folder / "data" / "postmaster.pid", self.folder / ".s.PGSQL.5432.lock"):
+            left.unlink(missing_ok=True)
 
     def remove(self) -> None:
         self.stop("immediate")
@@ -93,15 +96,17 @@ class Server:
             output.seek(0)
             text = output.read()
         if done.returncode:
-            raise RuntimeError(f"{program} failed with status {done.returncode}: {text}")
+            log = (self.folder / "log").read_text()[-2000:] if (self.folder / "log").exists() else ""
+            raise RuntimeError(f"{program} failed with status {done.returncode}: {text}\n{log}")
         return text.strip()
 
 
 def _runs(process: str) -> bool:
     try:
-        return bool(Path("/proc", process, "cmdline").read_bytes())  # a zombie has none
+        state = Path("/proc", process, "stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
+    return state != "Z"  # a zombie has let go of everything
 
 
 def _binaries() -> Path | None:
