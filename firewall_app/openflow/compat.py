@@ -5,7 +5,6 @@ Ryu is unmaintained; everything that we change in it is here.  (That it starts a
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,15 +15,16 @@ from ryu.controller import controller
 from ryu.controller.handler import DEAD_DISPATCHER
 from ryu.ofproto import ofproto_parser
 
+from .. import logs
 from . import wire
 from .listener import TOLD, Connection, Listener
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 _MAIN = eventlet.getcurrent()  # who waits for Ryu's services; this module is imported there
 
 # Message types that a session reads itself, in bytes (OpenFlow 1.4.0, 7.1): error, experimenter, configuration reply,
-# port status, multipart reply, barrier reply, role reply, bundle control.
-_OURS = (1, 4, 8, 12, 19, 21, 25, 33)
+# port status, multipart reply, barrier reply, role reply, role status, bundle control.
+_OURS = (1, 4, 8, 12, 19, 21, 25, 30, 33)
 HELLO, ECHO_REQUEST, ECHO_REPLY, FEATURES_REPLY, MULTIPART = 0, 2, 3, 6, 19
 TLS_HANDSHAKE = 0x16  # the first byte of who speaks TLS (RFC 8446, 5.1), where OpenFlow has its version
 
@@ -77,7 +77,7 @@ def _receive(original: Callable[..., Any]) -> Callable[..., Any]:
         except Exception as error:  # noqa: BLE001,RUF100 - whatever a stranger sends ends the stranger's connection
             problem = f"{type(error).__name__}: {error}"
         if TOLD.news(datapath.address[0], problem.partition(":")[0]):
-            LOG.warning("a switch at %s is disconnected: %s", datapath.address[0], problem)
+            LOG.warning("a switch is disconnected", address=datapath.address[0], error=problem)
         # Not here: this is the thread that reads, and closing may have to wait.
         eventlet.spawn_n(datapath.close)
         return None
@@ -96,6 +96,25 @@ def _well_formed_hello(message: bytes) -> bool:
     return True
 
 
+def _serve(original: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Has a session end with its connection, whatever becomes of Ryu's event that says so.
+
+    Ryu kills the thread that sends echo requests when a connection ends.  That thread may be the one that has just
+    declared the connection dead, and be waiting for room in the queue of events, which a hundred switches that go at
+    once fill: the event is lost, and nobody says it a second time.
+    """
+
+    def serve(datapath: Any) -> None:
+        try:
+            original(datapath)
+        finally:
+            link = getattr(datapath, "firewall_link", None)
+            if link is not None:
+                link.close()
+
+    return serve
+
+
 def install() -> None:
     """Makes the changes; once."""
     if isinstance(controller.StreamServer, partial):
@@ -103,6 +122,7 @@ def install() -> None:
     controller.StreamServer = partial(Listener, fail=lambda why: end(SystemExit(f"firewall: {why}")))
     controller.datapath_connection_factory = _handler(controller.datapath_connection_factory)
     ofproto_parser.msg = _receive(ofproto_parser.msg)
+    controller.Datapath.serve = _serve(controller.Datapath.serve)
     # Ryu sends no echo requests unless told to, and so never notices a switch that is gone without a word.
     cfg.CONF.set_default("echo_request_interval", 5.0)
     cfg.CONF.set_default("maximum_unreplied_echo_requests", 3)

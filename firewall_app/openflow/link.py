@@ -18,12 +18,14 @@ from eventlet.event import Event
 from eventlet.queue import Empty, Full, LightQueue
 from eventlet.semaphore import Semaphore
 
+from .. import logs
+from ..history import History
 from ..policy.errors import Unreachable
 from ..progress import SwitchReport, Wanted
 from . import wire
-from .session import Moment, Session
+from .session import Decision, Moment, Session
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 T = TypeVar("T")
 INBOX = 4096  # events that may wait; a switch that floods is then read no faster than we work
 TICK = 1.0  # seconds between two looks at the clock
@@ -43,7 +45,12 @@ class FlowReading(Protocol):
 
 
 class Owner(Protocol):
-    """Who is told of switches, and knows what they should hold."""
+    """Who is told of switches, and knows what they should hold.  `token`: of the lease; None on a standby."""
+
+    token: int | None
+
+    @property
+    def history(self) -> History: ...
 
     def units(self, dpid: str, interfaces: Any) -> Wanted: ...
 
@@ -103,6 +110,8 @@ class Link:
             audit_interval=audit_interval,
             pickup_grace=pickup_grace,
             forget_cached=forget_cached,
+            token=owner.token,
+            history=lambda: owner.history,
         )
 
     def run(self) -> None:
@@ -115,14 +124,12 @@ class Link:
                 if self._session.report is not report:
                     report = self._session.report
                     self._owner.reported(self.dpid, self, report)
-                for line in self._session.changes:
-                    LOG.info("hypervisor %s: %s", self.dpid, line)
-                self._session.changes.clear()
+                self._log()
                 self._send(self._handle())
             if self._session.dead is not None:
-                LOG.warning("hypervisor %s: disconnecting: %s", self.dpid, self._session.dead)
+                LOG.warning("hypervisor disconnected", dpid=self.dpid, error=self._session.dead)
         except Exception:
-            LOG.exception("hypervisor %s: disconnecting after an internal error", self.dpid)
+            LOG.exception("hypervisor disconnected after an internal error", dpid=self.dpid)
         finally:
             self.close()
             self._readers += self._new_readers
@@ -133,6 +140,15 @@ class Link:
             while self._inbox.qsize():  # whoever waits for room, waits no longer
                 self._inbox.get_nowait()
             self._owner.disconnected(self.dpid, self)
+
+    def _log(self) -> None:
+        """What the session has decided."""
+        for line in self._session.changes:
+            if isinstance(line, Decision):
+                LOG.log(logging.ERROR if line.serious else logging.INFO, line.event, dpid=self.dpid, **line.fields)
+            else:
+                LOG.info(line, dpid=self.dpid)
+        self._session.changes.clear()
 
     def _handle(self) -> list[bytes]:
         """Waits for something to happen, and what is to be sent because of it."""
@@ -173,6 +189,12 @@ class Link:
         if now.seconds - self._ticked >= TICK:
             self._ticked = now.seconds
             out += self._session.tick(now)
+        token = self._owner.token
+        if token is None and self._session.token is not None:
+            return self._session.stand_by(now)  # in place of what was decided while the lease was ours
+        if token is not None and self._session.token is None:
+            return self._session.lead(token, now)
+        self._session.token = token  # a greater one, for the next time that the role is asked for
         return out
 
     def _send(self, messages: list[bytes]) -> None:

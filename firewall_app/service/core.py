@@ -7,24 +7,24 @@ go on meanwhile and see the policy before or after, never between.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
+from .. import logs
 from ..history import History, Point
 from ..pipeline.compile import Rulings, units
 from ..pipeline.flow import Flow
-from ..policy.errors import Crowded, Invalid, NotFound, StoreError, Unreachable
+from ..policy.errors import Crowded, Invalid, NotFound, Standby, StoreError, Unreachable
 from ..policy.model import Droplet, Firewall
 from ..policy.policy import Change, Counters, Draft, Policy
 from ..progress import Progress, SwitchReport, Sync, Wanted
 from ..records import Entry, Key, Note, Outcome, Token
 from .deed import Deed
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 T = TypeVar("T")
 PATIENCE = 10  # seconds that a write waits for those before it
 STRANGERS = 1000  # switches that nobody registered and that are gone: as many are listed
@@ -165,7 +165,11 @@ class Core:
         runtime: Runtime,
         rulings: Rulings | None = None,
         limits: Limits | None = None,
+        token: int | None = 1,
     ) -> None:
+        """`token`: under which the lease is ours; None: another controller has it, and this one stands by."""
+        self.token = token
+        self.active = ""  # where the controller is that has the lease, when it is another
         self._kept = policy, history  # as one: a thread that reads them never has one of before and one of after
         self.progress = Progress(history.revision)
         self.rulings = rulings or Rulings()
@@ -221,6 +225,7 @@ class Core:
 
     def keep(self, deed: Deed, work: Callable[[Entry | None], None], entry: Entry | None) -> None:
         """Has the store change something beside the policy, together with its line in the audit log; while `alone`."""
+        self.check_active()
         self.stored(lambda: work(entry), writes=True)
         deed.noted = True
 
@@ -231,6 +236,7 @@ class Core:
         keeps them.
         """
         with self.alone() as deed:
+            self.check_active()
             if deed.key is not None:
                 deed.made_before = self._made_before(deed.key)
             if deed.condition is not None:
@@ -265,6 +271,9 @@ class Core:
                 self.progress.changed(before, after, changes, hosts, revision)
                 hosts |= owing
             deed.after, deed.noted = after, True
+        if changes:
+            request = deed.entry.request_id if deed.entry is not None else None
+            LOG.info("policy changed", request=request, revision=revision, objects=len(changes), hypervisors=len(hosts))
         for dpid in hosts:
             if dpid in self._switches:
                 self._switches[dpid].policy_changed()
@@ -294,7 +303,7 @@ class Core:
                 raise StoreError("it takes no writes")
             self.stored(lambda: self.store.record(entry), writes=True)
         except StoreError as error:
-            LOG.error("the audit log cannot be written (%s): %s", error, entry)
+            LOG.error("the audit log cannot be written", request=entry.request_id, error=error, entry=entry)
 
     def _check_firewalls(self, before: Policy, after: Policy, changes: Iterable[Change]) -> None:
         """Raises Crowded when a droplet would be behind more firewalls than a switch may be told to ask."""
@@ -322,9 +331,12 @@ class Core:
             raise StoreError(f"the store has been busy for {PATIENCE} s")
         try:
             done = self.runtime.aside(work)
+        except Standby as another:
+            self.stand_by(another.active)
+            raise
         except StoreError as error:
             if not self._store_fails:
-                LOG.error("the store fails: %s", error)
+                LOG.error("the store fails", error=error)
             self.store_failures += 1
             self._store_fails = True
             self._takes_writes &= not writes
@@ -339,17 +351,19 @@ class Core:
 
     def _catch_up(self) -> None:
         """After a commit that failed: it may have been kept all the same, or another controller has written."""
-        try:
-            if self.stored(self.store.newest) == self.history.point:
-                return
-            policy, history = self.stored(self.store.load)
-        except StoreError:
-            return  # the store is away; what is in force stays in force
+        with suppress(StoreError):  # the store is away; what is in force stays in force
+            if self.stored(self.store.newest) != self.history.point:
+                self._take_up()
+
+    def _take_up(self) -> None:
+        """What the store holds, when that is not what is in force; while `alone`.  Raises StoreError."""
+        policy, history = self.stored(self.store.load)
         if history != self.history:
             ours, found = self.history.point, history.point
-            LOG.warning(
-                "the store has moved on by itself: from revision %d of timeline %s to revision %d of timeline %s",
-                ours.revision, ours.name, found.revision, found.name,
+            say = LOG.debug if self.token is None else LOG.warning
+            say(
+                "the store has moved on by itself",
+                revision=found.revision, timeline=found.name, was_revision=ours.revision, was_timeline=ours.name,
             )  # fmt: skip
             self.store.branch()
             self._cuts.clear()
@@ -358,14 +372,14 @@ class Core:
             self.progress.restarted(history.revision)
             self._all_look()
 
-    def follow(self) -> None:
+    def follow(self, whole: bool = False) -> None:
         """Takes up what has happened to the store behind our back: another controller's change, a restored backup.
 
-        Raises StoreError.
+        `whole`: also what the newest point does not tell.  Raises StoreError.
         """
-        if self.stored(self.store.newest) != self.history.point:
+        if whole or self.stored(self.store.newest) != self.history.point:
             with self.alone():
-                self._catch_up()
+                self._take_up()
 
     def supersede(self, point: Point, deed: Deed, entry: Entry | None) -> None:
         """From now on this store goes before a timeline of another; while `alone`."""
@@ -391,6 +405,28 @@ class Core:
         with self._reading:
             return self.runtime.aside(lambda: self.store.entries(wanted, first, count))
 
+    # ---- one of several controllers
+
+    def lead(self, token: int) -> None:
+        """The lease is ours, and the policy the newest: this controller drives the switches."""
+        if token != self.token:
+            LOG.warning("active: this controller has the lease", token=token)
+            self.token, self.active, self._takes_writes = token, "", True
+            self._all_look()
+
+    def stand_by(self, active: str) -> None:
+        """The lease is another's.  Before anything else nothing is sent to switches any more."""
+        if self.token is not None:
+            self.token = None
+            LOG.warning("standby: another controller has the lease", active=active or None)
+            self._all_look()
+        self.active = active
+
+    def check_active(self) -> None:
+        """Raises Standby when the lease is another's."""
+        if self.token is None:
+            raise Standby(self.active)
+
     # ---- switches
 
     def units(self, dpid: str, interfaces: Mapping[int, str]) -> Wanted:
@@ -407,7 +443,7 @@ class Core:
         old = self._switches.get(dpid)
         self._switches[dpid] = switch
         if old is not None and old is not switch:
-            LOG.warning("hypervisor %s connected again from another place: the older connection is closed", dpid)
+            LOG.warning("a hypervisor connected again: the older connection is closed", dpid=dpid)
             old.close()
 
     def reported(self, dpid: str, switch: Switch, report: SwitchReport) -> None:
@@ -448,24 +484,30 @@ class Core:
             raise Unreachable(f"hypervisor {dpid} is not connected")
         raise NotFound(f"there is no hypervisor {dpid}")
 
+    def disconnect(self) -> None:
+        """All of them: the program ends."""
+        for switch in list(self._switches.values()):
+            switch.close()
+
     # ---- health
 
     def ready(self) -> list[str]:
         """Why the service is not ready; empty when it is."""
-        problems = []
+        problems = [] if self.token is not None else ["standby: another controller is active"]
         try:
-            if self._takes_writes:
+            if self._takes_writes or self.token is None:
                 self.stored(self.store.ping)
-            elif self.runtime.now() - self._probed >= PROBE:  # however many ask, and whoever they are
+            elif abs(self.runtime.now() - self._probed) >= PROBE:  # however many ask, and whichever way clocks jump
                 self._probed = self.runtime.now()
                 self.stored(lambda: self.store.ping(write=True), writes=True)
             else:
                 raise StoreError("it takes no writes")
         except StoreError as error:
-            LOG.error("the store is not reachable: %s", error)
+            LOG.error("the store is not reachable", error=error)
             problems.append("store: not reachable")  # anyone may ask; the words are for the log
         for dpid, report in sorted(self.progress.reports.items()):
-            if dpid in self.policy.hypervisors and report.connected and report.sync is not Sync.IN_SYNC:
+            out_of_step = report.connected and report.sync not in (Sync.IN_SYNC, Sync.STANDBY)
+            if dpid in self.policy.hypervisors and out_of_step:
                 problems.append(f"hypervisor {dpid}: {'fenced' if report.fence else report.sync.value}")
         return problems
 
