@@ -144,7 +144,7 @@ def test_nobody_waits_for_a_switch_that_does_not_read(running):
     link.policy_changed()
     eventlet.sleep(0.05)  # its thread is now stuck in a send
     for _ in range(INBOX - link._inbox.qsize()):
-        link._inbox.put_nowait(message(21, 1))
+        link._inbox.put_nowait(message(3, 1))
     with eventlet.Timeout(1):
         for _ in range(3):
             link.policy_changed()
@@ -204,7 +204,7 @@ def test_time_passes_though_messages_never_cease(running, monkeypatch):
     link.policy_changed()
     with eventlet.Timeout(10):
         while not owner.gone:
-            link.received(message(21, 1))
+            link.received(message(3, 1))
             eventlet.sleep(0.001)
     assert datapath.closed
 

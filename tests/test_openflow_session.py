@@ -184,10 +184,10 @@ def test_a_malformed_message_ends_the_session(data):
     assert "malformed" in talk.session.dead
 
 
-def test_answers_to_questions_never_asked_are_passed_over():
+def test_messages_that_no_answer_is_waited_for_are_passed_over():
     talk = Talk()
     before = talk.report
-    for stray in (message(21, 77), message(33, 78, b"\0\0\0\1\0\5\0\3"), message(25, 79, bytes(16)), message(200, 80)):
+    for stray in (message(3, 77), message(33, 78, b"\0\0\0\1\0\7\0\3"), message(4, 79, bytes(8)), message(200, 80)):
         talk.hear(stray)
     assert talk.session.dead is None
     assert talk.report == before

@@ -5,6 +5,7 @@ Ryu is unmaintained; everything that we change in it is here.  (That it starts a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -27,6 +28,8 @@ _MAIN = eventlet.getcurrent()  # who waits for Ryu's services; this module is im
 _OURS = (1, 4, 8, 12, 19, 21, 25, 30, 33)
 HELLO, ECHO_REQUEST, ECHO_REPLY, FEATURES_REPLY, MULTIPART = 0, 2, 3, 6, 19
 TLS_HANDSHAKE = 0x16  # the first byte of who speaks TLS (RFC 8446, 5.1), where OpenFlow has its version
+LONGEST_HELLO = 1024  # bytes; honest ones have 8 or 16, and Ryu takes 0.1 s for the longest that there are
+SLICE = 0.005  # seconds for which one switch's messages are taken without letting others have their turn
 
 
 def end(reason: BaseException) -> None:
@@ -52,10 +55,14 @@ def _receive(original: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def parse(datapath: Any, version: int, kind: int, length: int, xid: int, data: Any) -> Any:
+        _give_way(datapath)
         link = getattr(datapath, "firewall_link", None)
-        if link is not None and kind in _OURS:
-            link.received(bytes(data))
-            return None
+        if link is not None:
+            lies = version not in (wire.OF13, wire.OF14) or int.from_bytes(data[2:4], "big") != len(data)
+            if kind in _OURS or lies:
+                link.received(bytes(data))
+            if lies or kind not in (ECHO_REQUEST, ECHO_REPLY):
+                return None
         if datapath.state == DEAD_DISPATCHER:
             return None
         try:
@@ -85,8 +92,17 @@ def _receive(original: Callable[..., Any]) -> Callable[..., Any]:
     return parse
 
 
+def _give_way(datapath: Any) -> None:
+    """Called with each message.  Ryu goes on for 2048 of them, which one switch can make last for minutes."""
+    if time.monotonic() - getattr(datapath, "firewall_turn", 0.0) > SLICE:
+        eventlet.sleep(0)
+        datapath.firewall_turn = time.monotonic()
+
+
 def _well_formed_hello(message: bytes) -> bool:
     """Whether the elements of a HELLO fill it without a gap (OpenFlow 1.3.5, 7.5.1)."""
+    if len(message) > LONGEST_HELLO:
+        return False
     rest = message[8:]
     while rest:
         size = int.from_bytes(rest[2:4], "big") if len(rest) >= 4 else 0

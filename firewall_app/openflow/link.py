@@ -28,6 +28,8 @@ from .session import Decision, Moment, Session
 LOG = logs.get(__name__)
 T = TypeVar("T")
 INBOX = 4096  # events that may wait; a switch that floods is then read no faster than we work
+INBOX_BYTES = 4 << 20  # bytes that they may have together, or so
+BREATH = 0.01  # seconds until a switch that floods is looked at again
 TICK = 1.0  # seconds between two looks at the clock
 CHUNK = 32 << 10  # bytes given to a socket at once: joined messages, but other threads get their turn
 
@@ -35,7 +37,8 @@ CHUNK = 32 << 10  # bytes given to a socket at once: joined messages, but other 
 # Comparing a large policy with a switch takes a second of Python, which no other switch and no request should wait
 # for.  It runs in a native thread, few at a time: more would share one interpreter, and keep the store waiting.
 COMPARING = Semaphore(2)
-MAY_COMPARE = (4, 12, 19, 33)  # message types: experimenter and bundle control, port status, multipart
+PORT_STATUS = 12
+MAY_COMPARE = (4, PORT_STATUS, 19, 33)  # message types: experimenter and bundle control, multipart
 
 
 class FlowReading(Protocol):
@@ -91,6 +94,7 @@ class Link:
         self._datapath = datapath
         self._tell = tell
         self._inbox: LightQueue = LightQueue(INBOX)
+        self._waiting = 0  # bytes in the inbox
         # What others want is a flag, not a message: nobody may have to wait for room in the inbox of a slow switch.
         self._policy_changed = False
         self._resync = False
@@ -99,6 +103,7 @@ class Link:
         self._new_counters: list[Event] = []
         self._counters: list[Event] = []  # who waits for the reading of counters that is on its way
         self._open = True
+        self._patience = reply_timeout
         self._ticked = 0.0
         self._session = Session(
             self.dpid,
@@ -159,17 +164,19 @@ class Link:
         now = moment()
         out: list[bytes] = []
         if event is not None:
+            self._waiting -= len(event)
             reads = self._session.reads
-            if event[1:2] and event[1] in MAY_COMPARE:
-                out += _aside(lambda: self._session.receive(event, now))
+            more = self._inbox.qsize() > 0
+            if event[1:2] and event[1] in MAY_COMPARE and not (more and event[1] == PORT_STATUS):
+                out += _aside(lambda: self._session.receive(event, now, more))
             else:
-                out += self._session.receive(event, now)
+                out += self._session.receive(event, now, more)
             if self._session.reads != reads and self._readers:
                 self._wake_readers(_aside(lambda: [self._tell(raw) for raw in self._session.flows_read]))
         if self._counters and not self._session.counting:
             refused = Unreachable(f"hypervisor {self.dpid} does not tell its counters")
             self._wake_counters(refused if self._session.counted is None else self._session.counted)
-        if self._policy_changed:
+        if self._policy_changed or (self._session.behind and not self._inbox.qsize()):
             self._policy_changed = False
             out += _aside(lambda: self._session.policy_changed(now))
         if self._session.unfit and self._new_readers:
@@ -198,17 +205,21 @@ class Link:
         return out
 
     def _send(self, messages: list[bytes]) -> None:
+        """Blocks while the switch does not read; one that reads too slowly to be driven is given up."""
         chunk: list[bytes] = []
         size = 0
-        for message in messages:
-            chunk.append(message)
-            size += len(message)
-            if size >= CHUNK:
+        with eventlet.Timeout(self._patience, False):
+            for message in messages:
+                chunk.append(message)
+                size += len(message)
+                if size >= CHUNK:
+                    self._datapath.send(b"".join(chunk))
+                    chunk, size = [], 0
+                    eventlet.sleep(0)
+            if chunk:
                 self._datapath.send(b"".join(chunk))
-                chunk, size = [], 0
-                eventlet.sleep(0)
-        if chunk:
-            self._datapath.send(b"".join(chunk))
+            return
+        self._session.dead = f"it has not taken what it was sent within {self._patience:g} s"
 
     def _wake_readers(self, answer: Any) -> None:
         readers, self._readers = self._readers, []
@@ -228,8 +239,11 @@ class Link:
     # ---- from Ryu
 
     def received(self, data: bytes) -> None:
-        """A message came; blocks the socket's reader when too many wait."""
+        """A message came; blocks the socket's reader when too much waits."""
+        while self._open and self._waiting > INBOX_BYTES:
+            eventlet.sleep(BREATH)
         if self._open:
+            self._waiting += len(data)
             self._inbox.put(data)
 
     # ---- service.core.Switch

@@ -170,10 +170,10 @@ def decode_match(data: bytes) -> Match:
         if wire.name in fields:
             raise DecodeError(f"{wire.name} is matched twice")
         value = int.from_bytes(payload[: wire.size], "big")
-        if data[offset - len(_LATER) : offset] == _LATER:
+        if wire.name == "ip_frag" and not masked and value == NX_FRAG_ANY | NX_FRAG_LATER:
             value, masked, payload = NX_FRAG_LATER, True, bytes([NX_FRAG_LATER, NX_FRAG_LATER])
-        if data[offset - len(_NO_FRAGMENT) : offset] == _NO_FRAGMENT:
-            value, masked, payload = 0, True, bytes([0, NOT_A_FRAGMENT[1]])
+        elif wire.name == "ip_frag" and not masked and value == 0:
+            masked, payload = True, bytes([0, NOT_A_FRAGMENT[1]])
         fields[wire.name] = (value, int.from_bytes(payload[wire.size :], "big")) if masked else value
     try:
         return match(**fields)

@@ -48,6 +48,9 @@ LAST_THAT_REMEMBERS = (3, 1)  # the newest release of which it is known (docs/de
 OLDEST = (2, 8)  # the first Open vSwitch with resubmit(,table,ct)
 FRAGMENTS_NX_MATCH = 3  # OFPC_FRAG_NX_MATCH: a first fragment keeps its ports, a later one has none
 RETRY_FIRST, RETRY_MOST = 5.0, 300.0  # seconds until a refused change is tried again
+MOST_PORTS = 1 << 16  # of one switch; OpenFlow numbers no more in Open vSwitch
+MOST_TOLD_BYTES = 64 << 20  # of one reading: some 250,000 flows; the largest example of docs/flows.md has 20,000
+MOST_ERRORS = 10  # that no message of ours explains
 GENERATION: UnitKey = ("generation", "")
 TURN: UnitKey = ("turn", "")
 FENCE: UnitKey = ("fence", "")
@@ -131,8 +134,11 @@ class Session:
         self._bundle = 0
         self._discard: int | None = None  # the xid of the last; a switch that has forgotten the bundle refuses it
         self._expected: dict[int, str] = {}  # xids that must be answered, and what was asked
+        self._coming: dict[int, int] = {}  # bytes of answers that have come so far, and are not complete
+        self._unexplained = 0  # errors
         self._deadline: float | None = None
         self._dirty = False
+        self._more = False
         self._resync = False
         self._audit_at = 0.0
         self._interfaces: dict[int, str] = {}
@@ -140,7 +146,7 @@ class Session:
         self._reading: list[wire.RawFlow] = []
         self._flows_asked = False
         self._counting: int | None = None  # xid of the reading of counters that is on its way
-        self._counters: list[wire.RawFlow] = []
+        self._counters: dict[int, tuple[int, int]] = {}
         self._actual: dict[Key, Body] = {}
         self._desired: Desired[Key, Body] = Desired(_render)
         self._look_at: set[Key] | None = None  # keys that may differ; None: all
@@ -167,6 +173,11 @@ class Session:
     def unfit(self) -> bool:
         """Whether this is a switch that we cannot drive; `report.error` says why."""
         return self._state is State.UNFIT
+
+    @property
+    def behind(self) -> bool:
+        """Whether something has changed and nothing in flight leads to it: for `policy_changed`, when there is time."""
+        return self._dirty and self._state is State.IDLE
 
     @property
     def counting(self) -> bool:
@@ -204,7 +215,9 @@ class Session:
 
     def count(self) -> list[bytes]:
         """Asks what the flows of rules have counted, whatever else is in flight; `counted` has it in the end."""
-        self._counting, self._counters, self.counted = self._next_xid(), [], None
+        if self._counting is not None:
+            return []  # it is being told
+        self._counting, self._counters, self.counted = self._next_xid(), {}, None
         return [wire.flow_stats_request(self._version, self._counting, cookie(Kind.RULE), KIND_MASK, RULES.id)]
 
     def tick(self, now: Moment) -> list[bytes]:
@@ -220,18 +233,28 @@ class Session:
             return []  # what a switch holds is the active controller's to look after
         elif self._drifted:
             return self._on_drift(now)
+        elif self.behind:
+            return self._compare(now)
         elif self._state is State.IDLE and self._audit_interval and now.seconds >= self._audit_at:
             return self._read(now, everything=False)
         return []
 
-    def receive(self, data: bytes, now: Moment) -> list[bytes]:
-        """One whole message from the switch; a malformed one ends the session."""
+    def receive(self, data: bytes, now: Moment, more: bool = False) -> list[bytes]:
+        """One whole message from the switch; a malformed one ends the session.
+
+        `more`: others have come already; what ports do in all of them is compared at once, after the last (`behind`).
+        """
+        self._more = more
         try:
             message = wire.decode(data)
         except wire.DecodeError as error:
             self.dead = f"malformed message: {error}"
             return []
         if self._state is State.UNFIT:
+            return []
+        problem = self._out_of_turn(message, len(data))
+        if problem is not None:
+            self.dead = problem
             return []
         match message:
             case wire.Error():
@@ -278,6 +301,28 @@ class Session:
                 return []
         return self._answered(message.xid, now)
 
+    def _out_of_turn(self, message: wire.Message, size: int) -> str | None:
+        """Why a message cannot be part of this conversation; None when it can.
+
+        A switch that answers what it was not asked, or without end, does not hold what we think: a new connection
+        begins anew.
+        """
+        kind = type(message).__name__
+        if isinstance(message, wire.PortStatus) and len(self._interfaces) > MOST_PORTS:
+            return f"it has more than {MOST_PORTS} ports"
+        if type(message) not in _ANSWERS or (isinstance(message, wire.BundleReply) and not _commits(message)):
+            return None
+        if self._expected.get(message.xid) not in _ANSWERS[type(message)] and message.xid != self._counting:
+            return f"{kind} answers nothing that it was asked"
+        if message.xid == self._counting and not isinstance(message, wire.FlowStatsReply):
+            return f"{kind} answers a question for counters"
+        told = self._coming.pop(message.xid, 0) + size
+        if getattr(message, "more", False):
+            self._coming[message.xid] = told
+        if told > MOST_TOLD_BYTES or len(self._ports_read) > MOST_PORTS:
+            return f"{kind} has no end: {told} bytes so far"
+        return None
+
     # ---- reading
 
     def _anew(self, now: Moment) -> list[bytes]:
@@ -295,6 +340,7 @@ class Session:
         self._resync = False
         self._reading, self._flows_asked = [], False
         self._expected = {}
+        self._coming = {}
         if everything:
             self._master = False
             return [
@@ -305,7 +351,13 @@ class Session:
 
     def _ask_flows(self, now: Moment) -> list[bytes]:
         self._flows_asked = True
-        return [wire.flow_stats_request(self._version, self._ask("its flows", now), MAGIC << 48, COOKIE_MASK)]
+        xid = self._ask("its flows", now)
+        asked = [wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK)]
+        # It has no reply, and anyone may change it: said with each reading, it is wrong no longer than a flow is.
+        return [*self._set_fragments(), *asked] if self._master else asked
+
+    def _set_fragments(self) -> list[bytes]:
+        return [wire.set_config(self._version, self._next_xid(), FRAGMENTS_NX_MATCH, 128)]
 
     def _answered(self, xid: int, now: Moment) -> list[bytes]:
         self._expected.pop(xid, None)
@@ -331,16 +383,14 @@ class Session:
         return self._compare(now)
 
     def _on_counters(self, message: wire.FlowStatsReply) -> None:
-        self._counters += message.flows
-        if message.more:
-            return
-        found: dict[int, tuple[int, int]] = {}
-        for flow in self._counters:
+        found = self._counters
+        for flow in message.flows:
             kind, rule_id = cookie_parts(flow.cookie) or (None, 0)
             if kind is Kind.RULE and flow.table == RULES.id:
                 packets, size = found.get(rule_id, (0, 0))
                 found[rule_id] = packets + flow.packets, size + flow.byte_count
-        self._counting, self._counters, self.counted = None, [], found
+        if not message.more:
+            self._counting, self._counters, self.counted = None, {}, found
 
     def _on_version(self, message: wire.DescReply, now: Moment) -> list[bytes]:
         """Nothing is asked to change of a switch that we cannot drive."""
@@ -376,7 +426,7 @@ class Session:
         if held is None or self._history().knows(held):
             out = [
                 *self._ask_role(now),
-                wire.set_config(self._version, self._next_xid(), FRAGMENTS_NX_MATCH, 128),
+                *self._set_fragments(),
                 wire.barrier(self._version, self._ask("a barrier", now)),
             ]
         # Before the flows are read, so that no change falls between; a switch that cannot do it says so by an error.
@@ -431,6 +481,9 @@ class Session:
                 known[number] = name
         if same:
             return []  # a link went up or down: no flow depends on it
+        self._dirty = True
+        if self._more:
+            return []
         if self.reads:  # before, nothing was said of any port
             # Whatever is in flight was not made for these ports: until it is looked at again, nothing is confirmed.
             self.report = replace(self.report, sync=Sync.SYNCING, confirmed=-1, interfaces=dict(self._interfaces))
@@ -642,11 +695,11 @@ class Session:
             return []
         asked = self._expected.get(error.xid)
         if error.xid in self._added or (self._state is State.ADDING and asked is None):
-            self._errors.append(error)
+            self._note(error)
             return []
         if self._state is State.COMMITTING:
             # Two errors tell of a refused commit: one names the flow, the other the commit itself.
-            self._errors.append(error)
+            self._note(error)
             if asked is not None:
                 return self._refused(now)
             return []
@@ -655,13 +708,21 @@ class Session:
             return self._ask_role(now, anew=True)
         if asked is not None:
             self.dead = f"{error.text} in answer to {asked}"
+        elif self._unexplained == MOST_ERRORS:
+            self.dead = f"{MOST_ERRORS} errors that nothing explains; the last: {error.text}"
         else:
+            self._unexplained += 1
             self.changes.append(f"unexpected error {error.text}")
         return []
 
+    def _note(self, error: wire.Error) -> None:
+        """Keeps an error about the bundle: the first that names a flow of it, else the first."""
+        if not self._errors or (error.xid in self._added and self._errors[0].xid not in self._added):
+            self._errors = [error]
+
     def _refused(self, now: Moment) -> list[bytes]:
         """The switch said no: it keeps what it had; what it said is told, and the change is tried again later."""
-        error = next((e for e in self._errors if e.xid in self._added), self._errors[0])
+        error = self._errors[0]
         key = self._added.get(error.xid)
         words = f"{error.text}: {_text(key, self._desired.get(key))}" if key is not None else error.text
         refused = {"revision": self._point.revision, "error": words}
@@ -690,6 +751,21 @@ class Session:
         self._expected[xid] = what
         self._deadline = now.seconds + self._reply_timeout
         return xid
+
+
+# Which questions a message may answer.  The replies to opening and discarding a bundle are not waited for.
+_ANSWERS: dict[type, tuple[str, ...]] = {
+    wire.DescReply: ("its version",),
+    wire.PortDescReply: ("its ports",),
+    wire.RoleReply: ("its role", "the master role"),
+    wire.FlowStatsReply: ("its flows",),
+    wire.BarrierReply: ("a barrier", "a bundle"),
+    wire.BundleReply: ("a commit",),
+}
+
+
+def _commits(reply: wire.BundleReply) -> bool:
+    return reply.kind == wire.BUNDLE_COMMIT
 
 
 def _goes_by_itself(key: Key, body: Body) -> bool:
