@@ -111,10 +111,10 @@ def who(cloud, target="web", port=80, version=4):
 
 
 def held(cloud):
-    """For each hypervisor what its flows do, by what they match; less those that hold the generation."""
+    """For each hypervisor what its flows do, by what they match; less those that hold the generation, or the fence."""
     return {
         name: dict(line.split(" actions=") for line in host.flows()
-                   if not re.search(r"table=(20|35),.*ct_mark|pkt_mark", line, re.IGNORECASE))
+                   if not re.search(r"table=(20|35),.*ct_mark|pkt_mark|actions=note", line, re.IGNORECASE))
         for name, host in cloud.lab.hypervisors.items()
     }  # fmt: skip
 

@@ -46,7 +46,9 @@ UNREACHABLE = {4: (3, 1), 6: (1, 3)}
 ERROR, BUNDLE_CONTROL, BUNDLE_COMMIT = 1, 33, b"\0\4"  # of OpenFlow 1.4
 GHOST = 190
 FOREIGN = 0x7E57  # a cookie that is nobody's
-HOLDS_GENERATION = re.compile(r"table=(20|35),? .*ct_mark|pkt_mark", re.IGNORECASE)
+HOLDS_GENERATION = re.compile(
+    r"table=(20|35),? .*ct_mark|pkt_mark|table=40,? .*reg0=0x1/0x1", re.IGNORECASE
+)  # or the fence
 BIG_FIREWALL = 350  # rules
 
 
