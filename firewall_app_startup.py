@@ -17,10 +17,19 @@ class _RyuWsgiHook:
     def find_spec(name, path=None, target=None):  # noqa: ARG004 - the signature is importlib's
         if name == "ryu.app.wsgi":
             sys.meta_path.remove(_RyuWsgiHook)
+            _hush()
             import eventlet.wsgi
 
             if not hasattr(eventlet.wsgi, "ALREADY_HANDLED"):
                 eventlet.wsgi.ALREADY_HANDLED = []
+
+
+def _hush():
+    """The first lines of Ryu's and eventlet's come before anybody can say what lines look like, and say nothing."""
+    import logging
+
+    logging.getLogger("ryu.base.app_manager").setLevel(logging.WARNING)
+    logging.lastResort = logging.NullHandler()  # "RLock(s) were not greened", to a logger without a handler
 
 
 sys.meta_path.insert(0, _RyuWsgiHook)

@@ -8,23 +8,21 @@
 
 from __future__ import annotations
 
-from . import logs  # noqa: F401 - first: what is imported below logs while it is imported
+from . import process  # first: what is imported below logs while it is imported
 
 # isort: split
 
-import logging
 import os
 import secrets
-import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import eventlet
 from eventlet import tpool
 from eventlet.event import Event as GreenEvent
-from eventlet.hubs import trampoline
 from eventlet.semaphore import Semaphore
 from oslo_config.cfg import Error as ConfigError
 from ryu import cfg
@@ -33,16 +31,17 @@ from ryu.controller import ofp_event
 from ryu.controller.handler import DEAD_DISPATCHER, MAIN_DISPATCHER, set_ev_cls
 from ryu.ofproto import ofproto_v1_3, ofproto_v1_4
 
-from . import __version__
+from . import __version__, logs
 from .api.app import make_application
 from .api.metrics import Metrics
 from .api.server import serve
 from .openflow import compat, wire
 from .openflow.identity import Identity
 from .openflow.link import Link
-from .openflow.listener import TOLD, uses_tls
+from .openflow.listener import LISTENERS, TOLD, uses_tls
 from .pipeline.compile import Rulings
 from .policy.errors import StoreError
+from .progress import Sync
 from .records import Entry, Outcome, Token
 from .service import tokens
 from .service.access import Access, Caller, Role, digest
@@ -51,11 +50,14 @@ from .settings import FORGET, Settings, read
 from .store import Store
 from .tls import CertificateError
 
-LOG = logging.getLogger("firewall")
+LOG = logs.get("firewall")
 T = TypeVar("T")
 # Threads share one interpreter: more work at a time would be no faster, and keep the loop and the store from it.
 SLOW_WORKS = 2
 FOLLOW_SECONDS = 1  # between two looks at the store
+# To the end, of the time that `process.END_SECONDS` gives: for requests under way; for those that wait for a switch,
+# once switches are disconnected; for the store.
+REQUEST_SECONDS, FREED_SECONDS, STORE_SECONDS = 1.5, 1.5, 1.0
 
 compat.install()
 
@@ -75,6 +77,11 @@ class _Event:
             return bool(self._event.wait())
         return False
 
+    def give_up(self) -> None:
+        """Whoever waits is told that it has not come to pass."""
+        if not self._event.ready():
+            self._event.send(False)
+
 
 class _Runtime:
     """`service.core.Runtime` on eventlet: slow work goes to a native thread, the loop goes on.
@@ -84,6 +91,8 @@ class _Runtime:
 
     def __init__(self) -> None:
         self._slow = Semaphore(SLOW_WORKS)
+        self._events: WeakSet[_Event] = WeakSet()
+        self._ending = False
 
     def lock(self) -> Lock:
         lock: Lock = Semaphore()
@@ -98,7 +107,17 @@ class _Runtime:
         return done
 
     def event(self) -> Event:
-        return _Event()
+        event = _Event()
+        self._events.add(event)
+        if self._ending:
+            event.give_up()
+        return event
+
+    def end_waits(self) -> None:
+        """Nobody waits for switches any longer."""
+        self._ending = True
+        for event in list(self._events):
+            event.give_up()
 
     def now(self) -> datetime:
         return datetime.now(UTC).replace(microsecond=0)
@@ -109,12 +128,13 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._runtime = _Runtime()
         try:
             self.settings = settings = read(cfg.CONF)
             self._tls = uses_tls(cfg.CONF)
-            store = Store.open(settings.database)
+            self._store = store = Store.open(settings.database)
             if store.is_new:
-                LOG.warning("there was no store in %s: a new, empty one was made", _without_password(settings))
+                LOG.warning("there was no store: a new, empty one was made", store=store.name)
             policy, history = store.load()
             access = _access(store, settings)
         except (StoreError, ConfigError, CertificateError) as error:
@@ -123,7 +143,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             policy,
             history,
             store,
-            _Runtime(),
+            self._runtime,
             Rulings(settings.uplinks, settings.closed, settings.track_open, settings.fragments),
             Limits(
                 settings.max_droplets,
@@ -139,10 +159,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         self._metrics = Metrics(self.core)
         self._application = make_application(self.core, access, settings, self._metrics)
         self._server: Any = None
-        _end_on_signals()
-        LOG.info(
-            "cloud firewall %s: policy revision %d from %s", __version__, history.revision, _without_password(settings)
-        )
+        LOG.info("cloud firewall", version=__version__, revision=history.revision, store=store.name)
 
     def start(self) -> Any:
         host, port = cfg.CONF.wsapi_host, cfg.CONF.wsapi_port
@@ -155,8 +172,49 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         eventlet.spawn_n(self._follow_store)
         self._metrics.watch(lambda: self._server.connections)
         scheme = "https" if self.settings.tls_certificate else "http"
-        LOG.info("REST on %s://%s:%s", scheme, host or "127.0.0.1", self._server.port)
+        LOG.info("listening for requests", url=f"{scheme}://{host or '127.0.0.1'}:{self._server.port}")
+        eventlet.spawn_n(self._tell_systemd)
+        eventlet.spawn_n(process.End(self._end_requests, self._end_switches, self._end_store).wait)
         return super().start()
+
+    def _tell_systemd(self) -> None:
+        while not LISTENERS:
+            eventlet.sleep(0.05)
+        process.tell_systemd(self._status)
+
+    def _status(self) -> str:
+        """The line of `systemctl status`."""
+        core = self.core
+        reports = [report for dpid in core.policy.hypervisors if (report := core.progress.reports.get(dpid))]
+        connected = sum(report.connected for report in reports)
+        in_sync = sum(report.connected and report.sync is Sync.IN_SYNC for report in reports)
+        return (
+            f"{connected} of {len(core.policy.hypervisors)} hypervisors connected, {in_sync} in sync; "
+            f"policy revision {core.revision}"
+        )
+
+    # ---- the end: what was acknowledged is kept, switches keep what they have
+
+    def _end_requests(self) -> None:
+        """New ones are refused; those that wait for switches are answered with what is known."""
+        for listener in LISTENERS:
+            listener.close()
+        self._server.refuse()
+        self._runtime.end_waits()
+        self._server.drain(REQUEST_SECONDS)
+
+    def _end_switches(self) -> None:
+        """A bundle that has no commit yet is dropped by its switch, and the next controller sends it anew."""
+        self.core.disconnect()
+        left = self._server.drain(FREED_SECONDS)
+        if left:
+            LOG.warning("requests are cut off without an answer", requests=left)
+
+    def _end_store(self) -> None:
+        with eventlet.Timeout(STORE_SECONDS, False):
+            self.core.stored(self._store.close)
+            return
+        LOG.warning("the store does not answer; it is left as it is")
 
     def _follow_store(self) -> None:
         """Takes up what others do to the store: commands, another controller, a restored backup; and what it owes."""
@@ -194,7 +252,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         if refused is not None:
             self.core.refused(dpid, host, refused)
             if TOLD.news(dpid, host, refused):
-                LOG.warning("hypervisor %s from %s is refused: %s", dpid, host, refused)
+                LOG.warning("hypervisor refused", dpid=dpid, address=host, error=refused)
             # Not here: closing tells Ryu's event queue, which this thread empties.
             eventlet.spawn_n(datapath.close)
             return
@@ -205,7 +263,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             pickup_grace=self.settings.pickup_grace, forget_cached=FORGET[self.settings.forget_cached],
         )  # fmt: skip
         datapath.firewall_link = link
-        LOG.info("hypervisor %s connected from %s", dpid, datapath.address[0])
+        LOG.info("hypervisor connected", dpid=dpid, address=host)
         eventlet.spawn_n(link.run)
 
     def _refused(self, dpid: str, identity: Identity | None) -> str | None:
@@ -216,28 +274,6 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         if not enrols and dpid not in self.core.policy.hypervisors:
             return f"it is not registered: PUT /v1/hypervisors/{dpid} lets it in"
         return None
-
-
-def _end_on_signals() -> None:
-    """SIGTERM and Ctrl-C end Ryu's main, which closes this application: requests under way are answered.
-
-    By way of a pipe, since Python would raise in whichever green thread happens to run.  A second one ends at once.
-    """
-    heard, tell = os.pipe()
-    os.set_blocking(tell, False)
-    signal.set_wakeup_fd(tell)
-
-    def once(*_: object) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
-
-    def wait() -> None:
-        trampoline(heard, read=True)
-        compat.end(KeyboardInterrupt())
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, once)
-    eventlet.spawn_n(wait)
 
 
 def _flow_stats(raw: wire.RawFlow) -> FlowStats:
@@ -269,7 +305,7 @@ def _access(store: Store, settings: Settings) -> Access:
         entry = Entry(now, "", "", "the first start", "", None, "", "", str(path), Outcome.DONE, changes=(made,))
         store.add_token(token, entry)
         access.keep(store.tokens())
-        LOG.info("a first operator's token was made: it is in %s", path)
+        LOG.info("a first operator's token was made", file=path)
     return access
 
 
@@ -280,9 +316,3 @@ def _token_file(settings: Settings) -> Path:
     if settings.database.startswith(prefix):
         return Path(settings.database.removeprefix(prefix)).with_suffix(".token")
     return Path("firewall.token")
-
-
-def _without_password(settings: Settings) -> str:
-    from sqlalchemy import make_url
-
-    return make_url(settings.database).render_as_string(hide_password=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from oslo_config import cfg
 
+from . import logs
 from .policy.model import DEFAULT_ACCOUNT, MOST_CONNECTIONS
 
 
@@ -121,6 +122,9 @@ class Settings:
     metrics: str = _option(
         "token", "who may read /metrics: token (an operator's or a viewer's), open (everybody), off (nobody: 404)"
     )
+    log_format: str = _option(
+        "text", "how lines of the log look: text, or json, an object a line. Ryu's options say where they go"
+    )
     default_account: str = _option(DEFAULT_ACCOUNT, "the account of what is registered without one")
 
 
@@ -141,12 +145,7 @@ def read(conf: cfg.ConfigOpts) -> Settings:
     An unknown option is an error: a misspelt `closed = true` must not leave droplets open.
     """
     _no_unknown_options(conf)
-    options = []
-    for option in fields(Settings):
-        kind = _TYPES[type(option.default)]
-        default = list(option.default) if isinstance(option.default, tuple) else option.default
-        options.append(kind(option.name, default=default, help=option.metadata["help"], **option.metadata["bounds"]))
-    conf.register_opts(options, group="firewall")
+    _register(conf)
     values = {option.name: _value(conf, option) for option in fields(Settings)}
     for name in ("uplinks", "trusted_proxies", "cors_origins"):
         values[name] = tuple(values[name])
@@ -160,10 +159,28 @@ def read(conf: cfg.ConfigOpts) -> Settings:
             raise cfg.Error(f"cors_origins has {origin!r}; it must be an origin as https://panel.example.com, or *")
     if values["metrics"] not in METRICS:
         raise cfg.Error(f"metrics is {values['metrics']!r}; it must be one of {', '.join(METRICS)}")
+    if values["log_format"] not in logs.FORMATS:
+        raise cfg.Error(f"log_format is {values['log_format']!r}; it must be one of {', '.join(logs.FORMATS)}")
     if bool(values["tls_certificate"]) != bool(values["tls_key"]):
         given, lacks = ("tls_certificate", "tls_key") if values["tls_certificate"] else ("tls_key", "tls_certificate")
         raise cfg.Error(f"{given} is set and {lacks} is not: HTTPS needs both")
     return Settings(**values)
+
+
+def log_format(conf: cfg.ConfigOpts) -> str:
+    """`log_format` alone, for what is logged before the settings are read; `read` tells what is wrong with it."""
+    _register(conf)
+    said = str(conf.firewall.log_format)
+    return said if said in logs.FORMATS else logs.FORMATS[0]
+
+
+def _register(conf: cfg.ConfigOpts) -> None:
+    options = []
+    for option in fields(Settings):
+        kind = _TYPES[type(option.default)]
+        default = list(option.default) if isinstance(option.default, tuple) else option.default
+        options.append(kind(option.name, default=default, help=option.metadata["help"], **option.metadata["bounds"]))
+    conf.register_opts(options, group="firewall")
 
 
 def _value(conf: cfg.ConfigOpts, option: Field[Any]) -> Any:

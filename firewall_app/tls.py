@@ -6,7 +6,6 @@ told with the option and the file that are at fault.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import ssl
@@ -17,7 +16,9 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-LOG = logging.getLogger(__name__)
+from . import logs
+
+LOG = logs.get(__name__)
 _REVOCATION_LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 
 
@@ -65,9 +66,11 @@ class Certificate:
             try:
                 self._context = self._load()
             except CertificateError as error:
-                LOG.error("the renewed certificate is not used, the former one still is: %s", error)
+                LOG.error("the renewed certificate is not used, the former one still is", error=error)
             else:
-                LOG.info("%s has a new certificate from %s", self._use.name, ", ".join(filter(None, self._files)))
+                LOG.info(
+                    "a new certificate is in use", server=self._use.name, files=", ".join(filter(None, self._files))
+                )
         return self._context
 
     def _load(self) -> ssl.SSLContext:
@@ -144,8 +147,8 @@ def _believe(context: ssl.SSLContext, path: str, option: str) -> None:
     for each in lists:
         if each.next_update_utc is not None and each.next_update_utc < datetime.now(UTC):
             LOG.error(
-                "%s: the list of revoked certificates of %s in %s has expired on %s: nobody of it can connect",
-                option, each.issuer.rfc4514_string(), path, each.next_update_utc,
+                "a list of revoked certificates has expired: nobody of its authority can connect",
+                option=option, issuer=each.issuer.rfc4514_string(), file=path, expired=each.next_update_utc,
             )  # fmt: skip
 
 

@@ -161,10 +161,12 @@ class Controller:
             self.close()
             raise LabError(f"{problem}\n{tail(self.log)}") from problem
 
-    def stop(self) -> None:
-        """SIGTERM, as an orderly shutdown."""
-        end(self._process, grace=10)
+    def stop(self) -> int | None:
+        """SIGTERM, as an orderly shutdown; the exit status, None if it did not run."""
+        process = self._process
+        end(process, grace=10)
         self._forget()
+        return process.returncode if process is not None else None
 
     def kill(self) -> None:
         """SIGKILL, as a crash."""
@@ -177,7 +179,8 @@ class Controller:
         self.stop()
         self.start()
 
-    close = stop
+    def close(self) -> None:
+        self.stop()
 
     def call(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
         return self.rest.call(method, path, body, headers)

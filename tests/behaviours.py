@@ -184,7 +184,7 @@ SECTIONS = (
         ("T175", "Flows that someone else changed are noticed and repaired."),
         ("T176", "No document crashes the controller or yields more than it means.", PLANNED),
         ("T177", "For random frames the switch delivers what the policy means and nothing else."),
-        ("T178", "A clock that jumps by a day changes nothing.", PLANNED),
+        ("T178", "A clock that jumps by a day changes nothing."),
         ("T179", "When the store cannot write, the caller is told and no switch is touched."),
         ("T180", "Wrong xids, answers twice and oversized multiparts end the connection cleanly."),
         ("T181", "Flows with others' cookies are never touched.", PLANNED),

@@ -565,7 +565,7 @@ def test_what_is_no_http_is_logged_in_one_short_line_without_secrets(
         refused.send_error(400, "b'Authorization SECRET' is no header field", "a line is no header field")
     (line,) = [record.getMessage() for record in caplog.records]
     assert json.loads(split(refused.wfile.sent)[2])["request_id"] in line
-    assert "192.0.2.7: 400, 'a line is no header field'" in line
+    assert 'address=192.0.2.7 status=400 error="a line is no header field"' in line
     assert "SECRET" not in line
     assert len(line) < 500
 

@@ -219,6 +219,7 @@ def test_the_wheel_carries_what_a_plain_installation_needs(tmp_path):
         "firewall_app_startup.py",
         "firewall_app/app.py",
         "firewall_app/py.typed",
+        "firewall_app/systemd/cloud-firewall.service",
     } <= names
     assert any(re.fullmatch(r"firewall_app/store/migrations/versions/0001\w*\.py", name) for name in names)
     assert not [name for name in names if name.startswith(("tests/", "lab/"))]

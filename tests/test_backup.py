@@ -209,6 +209,40 @@ store = Store.open({url!r}); add(store, 1); os.kill(os.getpid(), 9)"""
         assert droplets(store) == [1]
 
 
+def test_a_restore_that_fails_at_any_step_leaves_the_store_as_it_was(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = file.with_name("store.db")
+    url = f"sqlite:///{path}"
+    with closing(Store.open(url)) as store:
+        add(store, 1)
+    assert main(["create", "--database", url, str(file)]) == 0
+    with closing(Store.open(url)) as store:
+        add(store, 2)
+    failures = 0
+    for name in ("rename", "hardlink_to", "unlink"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, fails(getattr(Path, name)))
+            if main(["restore", "--replace", "--database", url, str(file)]):
+                failures += 1
+                with closing(Store.open(url)) as store:
+                    assert droplets(store) == [1, 2]
+                assert {found.name for found in path.parent.iterdir()} == {"store.db", "a.backup"}
+    assert failures == 3
+    assert capsys.readouterr().err.count("backup: cannot restore into") == failures
+
+
+def fails(step: Callable[..., object]) -> Callable[..., object]:
+    """As on a disk that fails; what is begun can be taken back."""
+
+    def failing(path: Path, *arguments: object, **named: object) -> object:
+        if step.__name__ == "unlink" and not path.name.endswith("db-shm"):
+            return step(path, *arguments, **named)
+        raise OSError(5, "Input/output error")
+
+    return failing
+
+
 @pytest.mark.parametrize("at", [0, 4096, 5000])
 def test_a_damaged_backup_is_told_and_restores_nothing(at: int, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"sqlite:///{file.parent}/store.db"

@@ -273,7 +273,7 @@ def test_T146_a_bundle_error_between_changes_is_told_and_changes_nothing(talk, m
     talk.driven.feed(mistakes(talk.version, 999)[mistake])
     talk.hears(talk.until(ERROR))
     assert talk.session.dead is None
-    assert any("unexpected error" in line and "BUNDLE_FAILED" in line for line in talk.session.changes)
+    assert any("unexpected error" in line and "BUNDLE_FAILED" in line for line in map(str, talk.session.changes))
     assert (talk.report, talk.dump()) == (report, before)
     talk.change(*NEW)
     is_mended(talk)

@@ -570,7 +570,7 @@ def test_a_store_that_fails_is_told_once_and_once_when_it_works_again(world, cap
     store.broken = "disk full"
     write()
     write()
-    assert told() == ["the store fails: disk full"]
+    assert told() == ['the store fails error="disk full"']
     store.broken, store.lost_answer = None, True
     core.follow()
     assert told() == [], "it can be read, and may not be written to yet"
@@ -582,7 +582,7 @@ def test_a_store_that_fails_is_told_once_and_once_when_it_works_again(world, cap
         core.follow()
     store.broken = None
     core.follow()
-    assert told()[0] == "the store fails: gone"
+    assert told()[0] == "the store fails error=gone"
     assert not core._store_fails
 
 

@@ -278,7 +278,7 @@ def test_T173_a_store_that_was_lost_deletes_nothing(cloud: Cloud) -> None:
     for part in path_of(cloud).parent.glob("firewall.db*"):
         part.unlink()
     cloud.controller.start()
-    assert "there was no store in" in cloud.controller.log.read_text()
+    assert "there was no store: a new, empty one was made" in cloud.controller.log.read_text()
     cloud.live.stop()
     cloud.live = cloud.connect()
     wait_until("the fence to be met", lambda: cloud.call("GET", "/v1/fences").json["fences"], 30)

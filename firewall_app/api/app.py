@@ -7,6 +7,7 @@ is logged with the request id that the caller got, and said to nobody.
 from __future__ import annotations
 
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -17,6 +18,7 @@ from urllib.parse import parse_qsl, quote
 
 from webob import Response
 
+from .. import logs
 from ..policy.errors import Invalid, SwitchError
 from ..records import Entry, Outcome
 from ..service.access import Access, Caller, Role, account
@@ -44,13 +46,14 @@ from .metrics import Metrics
 from .routes import Call, Route, Routes
 from .waits import Waits
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 
 LONGEST_WAIT = 60  # seconds that a client may ask us to wait for switches
 MOST_QUERY_KEYS = 50
 # A body is checked where it is, but a long one beside the loop: all other requests and the switches would wait.
 LONG_BODY = 32 << 10  # bytes
 MANY_VALUES = 1000  # commas, as good a measure: a short body of many faults takes long, too
+WORD = re.compile(r"[\w.~+=-]{8,}", re.ASCII)  # what may be a token
 LONGEST_PATH = LONGEST_PROBLEM = 4096  # characters that the audit log keeps
 
 ROUTES = (*v1.ROUTES, *admin.ROUTES, *fences.ROUTES, *external.ROUTES, *explain.ROUTES, *v2.ROUTES)
@@ -72,6 +75,7 @@ class _Request:
     id: str
     method: str
     path: str
+    shown: str  # the path as logs have it: whoever takes a token for an id tells nobody
     address: str  # of the client
     route: str = ""  # the path of the route, when there is one
     caller: Caller | None = None
@@ -95,7 +99,9 @@ class _Application:
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         begun = time.monotonic()
         address = _address(environ, self._proxies)
-        request = _Request(environ, str(uuid.uuid4()), environ["REQUEST_METHOD"], _path(environ), address)
+        path = _path(environ)
+        shown = WORD.sub(lambda word: "***" if self._access.caller(word[0]) else word[0], path)
+        request = _Request(environ, str(uuid.uuid4()), environ["REQUEST_METHOD"], path, shown, address)
         try:
             response = self._answer(request)
             response.headers["x-request-id"] = request.id
@@ -187,8 +193,9 @@ class _Application:
         if caller is None:
             left = self._attempts.add(request.address, now)
             LOG.warning(
-                "%s from %s: no valid token for %s %r%s", request.id, request.address, request.method, request.path,
-                "" if left else "; more of them are not logged for a minute",
+                "no valid token", request=request.id, method=request.method, path=request.shown,
+                address=request.address,
+                note=None if left else "more of them are not logged for a minute",
             )  # fmt: skip
             raise Unauthenticated("a valid token is needed: Authorization: Bearer <token>")
         request.caller, request.secret = caller, secret.strip()
@@ -224,7 +231,7 @@ def _entry(request: _Request, now: datetime) -> Entry:
         account=caller.account,
         address=request.address,
         method=request.method,
-        path=request.path.replace("\0", "\ufffd")[:LONGEST_PATH],
+        path=request.shown.replace("\0", "\ufffd")[:LONGEST_PATH],
         outcome=Outcome.FAILED,
     )
 
@@ -241,8 +248,11 @@ def _log(request: _Request, response: Response) -> None:
         level = logging.DEBUG
     if LOG.isEnabledFor(level):
         caller = request.caller
-        who = (caller.note or caller.token or caller.role.value) if caller is not None else "-"
-        LOG.log(level, "%s %s %r by %r: %d", request.id, request.method, request.path, who, response.status_code)
+        who = (caller.note or caller.token or caller.role.value) if caller is not None else None
+        LOG.log(
+            level, "answered", request=request.id, method=request.method, path=request.shown, status=code, actor=who,
+            account=caller.account if caller is not None else None, address=request.address,
+        )  # fmt: skip
 
 
 # ---- who may
@@ -331,7 +341,7 @@ def _fault(error: Exception, request: _Request) -> Response:
     code, _ = errors.status(error)
     compatible, deletes = path.startswith("/v2/"), method == "DELETE"
     if code >= 500 and not isinstance(error, SwitchError):
-        LOG.error("%s %s %r failed", request_id, method, path, exc_info=error)
+        LOG.error("request failed", request=request_id, method=method, path=request.shown, error=error, exc_info=error)
     found = errors.body(error, request_id, compatible, deletes)
     if code == 400 and method == "POST" and path.rstrip("/") == "/v2/tags":
         # The public API has a shape of its own for this one case.

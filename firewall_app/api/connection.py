@@ -9,7 +9,6 @@ on where it ends, a second one can hide in it.
 from __future__ import annotations
 
 import json
-import logging
 import re
 import socket
 import time
@@ -23,9 +22,10 @@ import eventlet
 from eventlet import wsgi
 from eventlet.green import ssl
 
+from .. import logs
 from ..tls import Certificate
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 
 LONGEST_LINE = 8192  # of a chunk's size or a trailer
 MOST_TRAILERS = 100
@@ -77,7 +77,7 @@ class Connections:
             kind = Protocol if self._certificate is None else self._secure(state, self._certificate.context, server)
             kind(state, server, self.room)
         except OSError as error:
-            LOG.debug("connection of %s ended: %s", state[0], error)
+            LOG.debug("HTTP connection ended", address=state[0][0], error=error)
         except (ValueError, AttributeError):
             # Closing, eventlet takes TLS away from sockets while their threads still use it.
             if state[2] != wsgi.STATE_CLOSE:
@@ -229,11 +229,22 @@ class Protocol(wsgi.HttpProtocol):
     rfile: Any
     path: str
     raw_requestline: bytes
+    conn_state: list[Any]
+    _last = False
     _linger = False  # an answer has been sent that ends the connection
 
     def __init__(self, state: list[Any], server: wsgi.Server, room: Room) -> None:
         self._room = room
         super().__init__(state, server)  # serves the connection to its end
+
+    @property
+    def close_connection(self) -> bool:
+        """Whether this is the last answer; also once the server ends, so that the client is told so."""
+        return self._last or self.conn_state[2] == wsgi.STATE_CLOSE
+
+    @close_connection.setter
+    def close_connection(self, last: object) -> None:
+        self._last = bool(last)
 
     def setup(self) -> None:
         super().setup()
@@ -352,9 +363,10 @@ class Protocol(wsgi.HttpProtocol):
         self.close_connection = self._linger = True
         text, request_id = message or "bad request", str(uuid.uuid4())
         # A query may hold secrets, and the log has none of any request.
-        line = self.raw_requestline.partition(b"?")[0].rstrip()[:LONGEST_LOGGED]
+        line = self.raw_requestline.partition(b"?")[0].rstrip()[:LONGEST_LOGGED].decode("latin-1")
         why = (explain or text)[:LONGEST_LOGGED]
-        LOG.info("%s %r from %s: %d, %r", request_id, line, self.client_address[0], int(code), why)
+        address = self.client_address[0]
+        LOG.info("not a request", request=request_id, line=line, address=address, status=int(code), error=why)
         fault = {
             "id": "bad_request",
             "message": text,

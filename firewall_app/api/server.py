@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import logging
 import os
 import socket
 import stat
@@ -16,12 +15,13 @@ from typing import Any
 import eventlet
 from eventlet import wsgi
 
+from .. import logs
 from ..settings import Settings
 from ..tls import Certificate
 from .app import Wsgi
 from .connection import Connections, Room
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 
 BACKLOG = 1024
 STOP_PATIENCE: float = 5  # seconds that requests have to end when the server stops
@@ -44,14 +44,23 @@ class Server:
         running: int = self._pool.running()
         return running
 
+    def refuse(self) -> None:
+        """Accepts nothing more, and closes connections without a request."""
+        self._thread.kill()
+        self._listener.close()
+
+    def drain(self, seconds: float) -> int:
+        """Gives requests under way some time; how many are left."""
+        with eventlet.Timeout(seconds, False):
+            self._pool.waitall()
+        return self.connections
+
     def stop(self) -> None:
         """Accepts nothing more; requests under way have a few seconds."""
-        self._thread.kill()
-        with eventlet.Timeout(STOP_PATIENCE, False):
-            self._pool.waitall()
+        self.refuse()
+        self.drain(STOP_PATIENCE)
         for worker in list(self._pool.coroutines_running):
             worker.kill()
-        self._listener.close()
 
 
 def serve(application: Wsgi, host: str, port: int, settings: Settings) -> Server:
@@ -123,7 +132,7 @@ class _Listener:
             except OSError as error:
                 if error.errno not in EXHAUSTED:
                     raise
-                LOG.error("cannot accept HTTP connections: %s", error)
+                LOG.error("HTTP connections cannot be accepted", error=error)
                 eventlet.sleep(0.1)
                 continue
             while self._pool.free() <= 0:

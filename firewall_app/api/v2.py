@@ -5,9 +5,9 @@ Each handler is one operation of that API.  Success codes stand in the table at 
 
 from __future__ import annotations
 
-import logging
 import uuid
 
+from .. import logs
 from ..policy.errors import Invalid, NotFound
 from ..policy.model import Droplet, Firewall, Tag
 from ..policy.policy import LAST_SLOT, Policy
@@ -19,7 +19,7 @@ from .paging import page
 from .routes import Call, Route, about
 from .telling import Told, weight
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 
 UNMATCHED = "x-firewall-rules-unmatched"
 
@@ -102,7 +102,7 @@ def say_unmatched(call: Call, unmatched: int, owner: str) -> None:
     """Removing a rule that is not there is no error; a caller who meant another one should still be able to see it."""
     if unmatched:
         call.headers[UNMATCHED] = str(unmatched)
-        LOG.warning("%d rules to be removed from %s are not there", unmatched, owner)
+        LOG.warning("rules to be removed are not there", rules=unmatched, owner=owner)
 
 
 # ---- droplets

@@ -5,7 +5,6 @@ Ryu is unmaintained; everything that we change in it is here.  (That it starts a
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,10 +16,11 @@ from ryu.controller import controller
 from ryu.controller.handler import DEAD_DISPATCHER
 from ryu.ofproto import ofproto_parser
 
+from .. import logs
 from . import wire
 from .listener import TOLD, Connection, Listener
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 _MAIN = eventlet.getcurrent()  # who waits for Ryu's services; this module is imported there
 
 # Message types that a session reads itself, in bytes (OpenFlow 1.4.0, 7.1): error, experimenter, configuration reply,
@@ -84,7 +84,7 @@ def _receive(original: Callable[..., Any]) -> Callable[..., Any]:
         except Exception as error:  # noqa: BLE001,RUF100 - whatever a stranger sends ends the stranger's connection
             problem = f"{type(error).__name__}: {error}"
         if TOLD.news(datapath.address[0], problem.partition(":")[0]):
-            LOG.warning("a switch at %s is disconnected: %s", datapath.address[0], problem)
+            LOG.warning("a switch is disconnected", address=datapath.address[0], error=problem)
         # Not here: this is the thread that reads, and closing may have to wait.
         eventlet.spawn_n(datapath.close)
         return None

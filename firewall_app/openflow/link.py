@@ -18,12 +18,13 @@ from eventlet.event import Event
 from eventlet.queue import Empty, Full, LightQueue
 from eventlet.semaphore import Semaphore
 
+from .. import logs
 from ..policy.errors import Unreachable
 from ..progress import SwitchReport, Wanted
 from . import wire
-from .session import Moment, Session
+from .session import Decision, Moment, Session
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 T = TypeVar("T")
 INBOX = 4096  # events that may wait; a switch that floods is then read no faster than we work
 INBOX_BYTES = 4 << 20  # bytes that they may have together, or so
@@ -120,14 +121,12 @@ class Link:
                 if self._session.report is not report:
                     report = self._session.report
                     self._owner.reported(self.dpid, self, report)
-                for line in self._session.changes:
-                    LOG.info("hypervisor %s: %s", self.dpid, line)
-                self._session.changes.clear()
+                self._log()
                 self._send(self._handle())
             if self._session.dead is not None:
-                LOG.warning("hypervisor %s: disconnecting: %s", self.dpid, self._session.dead)
+                LOG.warning("hypervisor disconnected", dpid=self.dpid, error=self._session.dead)
         except Exception:
-            LOG.exception("hypervisor %s: disconnecting after an internal error", self.dpid)
+            LOG.exception("hypervisor disconnected after an internal error", dpid=self.dpid)
         finally:
             self.close()
             self._readers += self._new_readers
@@ -138,6 +137,15 @@ class Link:
             while self._inbox.qsize():  # whoever waits for room, waits no longer
                 self._inbox.get_nowait()
             self._owner.disconnected(self.dpid, self)
+
+    def _log(self) -> None:
+        """What the session has decided."""
+        for line in self._session.changes:
+            if isinstance(line, Decision):
+                LOG.log(logging.ERROR if line.serious else logging.INFO, line.event, dpid=self.dpid, **line.fields)
+            else:
+                LOG.info(line, dpid=self.dpid)
+        self._session.changes.clear()
 
     def _handle(self) -> list[bytes]:
         """Waits for something to happen, and what is to be sent because of it."""

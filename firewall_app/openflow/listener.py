@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import _socket
 import errno
-import logging
 import socket
 import ssl
 import time
@@ -21,10 +20,11 @@ from eventlet.green.ssl import GreenSSLSocket
 from oslo_config import cfg
 from ryu.lib import hub, ip
 
+from .. import logs
 from ..tls import OPENFLOW, Certificate, CertificateError, load
 from .identity import Identity
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 BACKLOG = 4096  # switches that may wait to be accepted: a thousand hypervisors come back at once after an outage
 IDENTIFY = 10.0  # seconds from accept to the end of the handshake of OpenFlow, TLS included
 STRANGERS = 1024  # connections at once that have not said who they are
@@ -176,6 +176,9 @@ def _site(host: str) -> str:
     return str(address.ipv4_mapped or IPv6Network((address, 64), strict=False))
 
 
+LISTENERS: list[Listener] = []  # that listen
+
+
 class Listener:
     """Replaces Ryu's StreamServer.
 
@@ -207,12 +210,18 @@ class Listener:
         self._strangers = Strangers()
         self._open: set[Connection] = set()
         self.address: tuple[str, int] = self._server.getsockname()[:2]
-        LOG.info("listening for switches on %s port %d%s", *self.address, ", TLS" if tls else "")
+        LISTENERS.append(self)
+        host, port = self.address
+        LOG.info("listening for switches", host=host, port=port, tls=bool(tls))
 
     @property
     def count(self) -> int:
         """Connections that are open."""
         return len(self._open)
+
+    def close(self) -> None:
+        """Nobody new is let in."""
+        self._server.close()
 
     def serve_forever(self) -> None:
         eventlet.spawn_n(self._look)
@@ -224,7 +233,7 @@ class Listener:
             except OSError as error:
                 if error.errno not in _RETRY_ACCEPT:
                     raise
-                LOG.error("cannot accept a switch: %s", error)
+                LOG.error("a switch cannot be accepted", error=error)
                 eventlet.sleep(0.5)
                 continue
             connection = Connection(sock, address)
@@ -240,7 +249,7 @@ class Listener:
                 self._secure(connection, self._certificate)
             self._handle(connection, address)
         except OSError as error:
-            LOG.debug("connection of %s ended: %s", connection.host, error)
+            LOG.debug("connection ended", address=connection.host, error=error)
         finally:
             self._open.discard(connection)
             self._strangers.leave(connection)
@@ -255,7 +264,7 @@ class Listener:
                 getattr(error, "verify_message", None) or _HINTS.get(getattr(error, "reason", None) or "") or str(error)
             )
             if TOLD.news(connection.host, why):
-                LOG.warning("TLS handshake with %s failed: %s", connection.host, why)
+                LOG.warning("TLS handshake failed", address=connection.host, error=why)
             raise ConnectionAbortedError(why) from None
 
     def _look(self) -> None:
@@ -277,7 +286,7 @@ class Listener:
         for connection in overdue:
             self._strangers.leave(connection)
             if TOLD.news(connection.host, "overdue"):
-                LOG.warning("%s connected as a switch and did not say which one: disconnected", connection.host)
+                LOG.warning("a stranger did not say which switch it is: disconnected", address=connection.host)
             _end(connection)
         return bool(overdue)
 
@@ -286,9 +295,12 @@ class Listener:
         for connection in list(self._open) if lists else ():
             if connection.identity is not None and connection.identity.is_revoked(lists):
                 LOG.warning(
-                    "the certificate of %s (%s) was revoked: disconnected", connection.identity, connection.host
+                    "a certificate was revoked: disconnected", address=connection.host, certificate=connection.identity
                 )
                 _end(connection)
+
+
+LISTENERS: list[Listener] = []  # that listen
 
 
 def _end(connection: Connection) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..history import Point
 from ..pipeline.diff import Desired, Difference, difference
@@ -80,6 +80,14 @@ class Body(NamedTuple):
     instructions: bytes
 
 
+class Decision(NamedTuple):
+    """What the log should have a line of, with its fields; `serious` is for what an operator must look at."""
+
+    event: str
+    fields: dict[str, Any]
+    serious: bool = False
+
+
 class State(Enum):
     READING = auto()  # asked for version, ports, role and flows
     IDLE = auto()  # nothing in flight
@@ -100,7 +108,7 @@ class Session:
         self.dead: str | None = None
         self.reads = 0  # how many times the switch was read back to the end
         self.flows_read: tuple[wire.RawFlow, ...] = ()  # the last reading, when it was asked to be kept
-        self.changes: list[str] = []  # what was decided since the link looked last, one line each
+        self.changes: list[str | Decision] = []  # what was decided since the link looked last, one line each
         self.counted: dict[int, tuple[int, int]] | None = None  # rule id -> packets, bytes; once they were read
         self.report = SwitchReport(
             Sync.SYNCING, address=address, connected_since=now.wall, openflow={4: "1.3", 5: "1.4"}[version]
@@ -422,7 +430,7 @@ class Session:
         if held is not None and not history.knows(held):
             return self._fenced(held, history.point, now)
         if self.report.fence is not None:
-            self.changes.append(f"the fence of revision {self.report.fence.revision} is lifted")
+            self.changes.append(Decision("fence lifted", {"revision": self.report.fence.revision}))
             self.report = replace(self.report, fence=None)
             return self._read(now, everything=True)  # and become its master again
         generation = self._desired.unit(GENERATION)
@@ -481,7 +489,7 @@ class Session:
         self._look_at, self._retry_at = None, None
         if not first:
             return self._next(now)
-        self.changes.append(why)
+        self.changes.append(Decision("fenced", {"revision": ours.revision, "error": why}, serious=True))
         # Whoever gave it that policy may go on: we are not its master.
         return [wire.role_request(self._version, self._next_xid(), wire.ROLE_EQUAL), *self._next(now)]
 
@@ -544,10 +552,8 @@ class Session:
         gone = self._slots - self._bundle_slots
         out = [wire.ct_flush_zone(self._version, self._next_xid(), slot) for slot in sorted(gone)]
         self._slots = self._bundle_slots
-        self.changes.append(
-            f"revision {self._point.revision}: {len(changes.delete)} flows deleted, {len(changes.put)} added"
-            f" of {len(self._desired)}"
-        )
+        counts = {"deleted": len(changes.delete), "added": len(changes.put), "flows": len(self._desired)}
+        self.changes.append(Decision("change in force", {"revision": self._point.revision, **counts}))
         return out + self._confirm(self._point, now, changed=True)
 
     def _confirm(self, point: Point, now: Moment, changed: bool) -> list[bytes]:
@@ -556,8 +562,8 @@ class Session:
         drift, self._repairing, self._auditing = self._repairing, (), False
         repaired = self._repaired if drift else 0
         if drift:
-            more = "" if repaired == 1 else f" and {repaired - 1} more"
-            self.changes.append(f"repaired what others did: {drift[0].what} {drift[0].flow}{more}")
+            first = f"{drift[0].what} {drift[0].flow}"
+            self.changes.append(Decision("repaired what others did", {"flows": repaired, "first": first}, serious=True))
         self._confirmed_at = point
         self.report = replace(
             self.report, sync=Sync.IN_SYNC, confirmed=point.revision, error=None, flows=len(self._actual),
@@ -612,7 +618,8 @@ class Session:
         error = self._errors[0]
         key = self._added.get(error.xid)
         words = f"{error.text}: {_text(key, self._desired.get(key))}" if key is not None else error.text
-        self.changes.append(f"revision {self._point.revision} refused: {words}")
+        refused = {"revision": self._point.revision, "error": words}
+        self.changes.append(Decision("change refused", refused, serious=True))
         self.report = replace(self.report, sync=Sync.FAILED, failed=self._point.revision, error=words)
         self._state, self._deadline, self._in_bundle, self._added = State.IDLE, None, None, {}
         self._expected = {}

@@ -7,13 +7,13 @@ go on meanwhile and see the policy before or after, never between.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
+from .. import logs
 from ..history import History, Point
 from ..pipeline.compile import Rulings, units
 from ..pipeline.flow import Flow
@@ -24,7 +24,7 @@ from ..progress import Progress, SwitchReport, Sync, Wanted
 from ..records import Entry, Key, Note, Outcome, Token
 from .deed import Deed
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 T = TypeVar("T")
 PATIENCE = 10  # seconds that a write waits for those before it
 STRANGERS = 1000  # switches that nobody registered and that are gone: as many are listed
@@ -265,6 +265,9 @@ class Core:
                 self.progress.changed(before, after, changes, hosts, revision)
                 hosts |= owing
             deed.after, deed.noted = after, True
+        if changes:
+            request = deed.entry.request_id if deed.entry is not None else None
+            LOG.info("policy changed", request=request, revision=revision, objects=len(changes), hypervisors=len(hosts))
         for dpid in hosts:
             if dpid in self._switches:
                 self._switches[dpid].policy_changed()
@@ -294,7 +297,7 @@ class Core:
                 raise StoreError("it takes no writes")
             self.stored(lambda: self.store.record(entry), writes=True)
         except StoreError as error:
-            LOG.error("the audit log cannot be written (%s): %s", error, entry)
+            LOG.error("the audit log cannot be written", request=entry.request_id, error=error, entry=entry)
 
     def _check_firewalls(self, before: Policy, after: Policy, changes: Iterable[Change]) -> None:
         """Raises Crowded when a droplet would be behind more firewalls than a switch may be told to ask."""
@@ -324,7 +327,7 @@ class Core:
             done = self.runtime.aside(work)
         except StoreError as error:
             if not self._store_fails:
-                LOG.error("the store fails: %s", error)
+                LOG.error("the store fails", error=error)
             self.store_failures += 1
             self._store_fails = True
             self._takes_writes &= not writes
@@ -348,8 +351,8 @@ class Core:
         if history != self.history:
             ours, found = self.history.point, history.point
             LOG.warning(
-                "the store has moved on by itself: from revision %d of timeline %s to revision %d of timeline %s",
-                ours.revision, ours.name, found.revision, found.name,
+                "the store has moved on by itself", revision=found.revision, timeline=found.name,
+                was_revision=ours.revision, was_timeline=ours.name,
             )  # fmt: skip
             self.store.branch()
             self._cuts.clear()
@@ -407,7 +410,7 @@ class Core:
         old = self._switches.get(dpid)
         self._switches[dpid] = switch
         if old is not None and old is not switch:
-            LOG.warning("hypervisor %s connected again from another place: the older connection is closed", dpid)
+            LOG.warning("a hypervisor connected again: the older connection is closed", dpid=dpid)
             old.close()
 
     def reported(self, dpid: str, switch: Switch, report: SwitchReport) -> None:
@@ -448,6 +451,11 @@ class Core:
             raise Unreachable(f"hypervisor {dpid} is not connected")
         raise NotFound(f"there is no hypervisor {dpid}")
 
+    def disconnect(self) -> None:
+        """All of them: the program ends."""
+        for switch in list(self._switches.values()):
+            switch.close()
+
     # ---- health
 
     def ready(self) -> list[str]:
@@ -456,13 +464,13 @@ class Core:
         try:
             if self._takes_writes:
                 self.stored(self.store.ping)
-            elif self.runtime.now() - self._probed >= PROBE:  # however many ask, and whoever they are
+            elif abs(self.runtime.now() - self._probed) >= PROBE:  # however many ask, and whichever way clocks jump
                 self._probed = self.runtime.now()
                 self.stored(lambda: self.store.ping(write=True), writes=True)
             else:
                 raise StoreError("it takes no writes")
         except StoreError as error:
-            LOG.error("the store is not reachable: %s", error)
+            LOG.error("the store is not reachable", error=error)
             problems.append("store: not reachable")  # anyone may ask; the words are for the log
         for dpid, report in sorted(self.progress.reports.items()):
             if dpid in self.policy.hypervisors and report.connected and report.sync is not Sync.IN_SYNC:

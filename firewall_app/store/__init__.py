@@ -5,7 +5,9 @@
     journal.py     the audit log, and requests that must not be done twice
     codec.py       entities as rows, and back
     schema.py      the tables as they are now
-    database.py    opening a database by its URL, migrating it, telling its errors
+    database.py    opening a database by its URL, finding it again, migrating it, telling its errors
+    impatient.py   connections to PostgreSQL that do not wait for ever
+    copies.py      backups: made, checked, restored
     migrations/    how the tables came to be what they are
 
 Synchronous, and knows nothing of threads: calls may come from different threads, never two at a time.

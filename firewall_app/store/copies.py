@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -219,28 +219,44 @@ def _restore_file(target: Path, file: Path, replace: bool, entry: Entry) -> tupl
         found = _unpack(file, part)
         with closing(Database(_url(part))) as database, database.writing("restore") as connection:
             journal.record(connection, entry)
-        if not target.exists():
-            _owned_as(part, target.parent)
-            for left in beside(target):
-                left.unlink(missing_ok=True)  # SQLite would write what they hold over the new database
-            _place(part, target)
-            return found, None
-        if not replace:
+        there = target.exists()
+        if there and not replace:
             _refuse_what_holds_something(target)
-        _owned_as(part, target)
+        _owned_as(part, target if there else target.parent)
         aside = target.with_name(f"{target.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
-        with target.open("r+b") as old:
-            try:
-                fcntl.lockf(old, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_SIZE, _SHARED_FIRST)
-            except OSError:
-                raise StoreError(f"{target} is in use: stop the controller; switches keep their flows") from None
-            aside.hardlink_to(target)
-            log, index = beside(target)
-            if log.exists():
-                log.rename(beside(aside)[0])
-            index.unlink(missing_ok=True)
+        with _held(target) if there else nullcontext(), _set_aside(target, aside):
             _place(part, target)
-    return found, aside
+    return found, aside if there else None
+
+
+@contextmanager
+def _held(target: Path) -> Iterator[None]:
+    """Nobody else has the database open, or can open it."""
+    with target.open("r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_SIZE, _SHARED_FIRST)
+        except OSError:
+            raise StoreError(f"{target} is in use: stop the controller; switches keep their flows") from None
+        yield
+
+
+@contextmanager
+def _set_aside(target: Path, aside: Path) -> Iterator[None]:
+    """Gives a database, and what SQLite has left beside it, another name.  The first stays until it is replaced."""
+    (log, index), kept_log = beside(target), beside(aside)[0]
+    try:
+        if target.exists():
+            aside.hardlink_to(target)
+        if log.exists():
+            log.rename(kept_log)
+        index.unlink(missing_ok=True)
+        yield
+    except BaseException:
+        if aside.exists() and target.samefile(aside):
+            aside.unlink()
+            if kept_log.exists():
+                kept_log.rename(log)
+        raise
 
 
 def _refuse_what_holds_something(target: Path) -> None:

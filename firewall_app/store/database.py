@@ -7,7 +7,6 @@ one.  What is in the tables is no business of this module.
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 import time
@@ -26,13 +25,14 @@ from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
+from .. import logs
 from ..policy.errors import StoreError
 from . import schema
 
 if TYPE_CHECKING:
     from .impatient import ImpatientConnection
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 BUSY_SECONDS = 5  # how long to wait for another process that is writing
 NETWORK_SECONDS = 10  # how long a PostgreSQL server may be silent on the network
 APPLICATION = "cloud-firewall"  # how a PostgreSQL server knows our connections
@@ -52,7 +52,7 @@ class Database:
         `before` is called before anything is created or upgraded, and may raise StoreError.
         """
         self.url = _parsed(url)
-        self.name = self.url.render_as_string(hide_password=True)
+        self.name = self.url.set(query={}).render_as_string(hide_password=True)  # a query may hold a password, too
         self.path: Path | None = None  # of a SQLite file
         self._files: _Files | None = None  # those of SQLite that are in use
         self.is_new = False  # whether its tables were made when it was opened
@@ -138,7 +138,7 @@ class Database:
             return
         if found.database == self._files.database:
             raise StoreError(f"{self.path}-wal was removed while in use; a restart writes what it held")
-        LOG.warning("%s was replaced while in use: it is opened again", self.path)
+        LOG.warning("the store was replaced while in use: it is opened again", file=self.path)
         self._files.leave(self.path)
         self._engine.dispose()
         self._files = None
@@ -225,7 +225,7 @@ class _Files:
         if found.log is not None and found.log == self.log:
             aside = log.with_name(f"{log.name}.{time.strftime('%Y%m%dT%H%M%S')}")
             log.rename(aside)
-            LOG.warning("the write-ahead log of the former database is kept as %s", aside)
+            LOG.warning("the write-ahead log of the former database is kept", file=aside)
         if found.index is not None and found.index == self.index:
             index.unlink()
 
@@ -245,7 +245,7 @@ def told(what: str) -> Iterator[None]:
 def _parsed(text: str | URL) -> URL:
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         # The text is not repeated: it may hold a password.
         raise StoreError("the store's URL is not understood; write sqlite:////path or postgresql://host/name") from None
     if url.drivername in ("postgres", "postgresql"):

@@ -61,6 +61,11 @@ class Store:
             database.close()
             raise
 
+    @property
+    def name(self) -> str:
+        """Where it is, without passwords."""
+        return self._database.name
+
     def close(self) -> None:
         self._database.close()
         self._reader.close()
