@@ -4,7 +4,7 @@ V := .venv/bin
 OVS_PACKAGES := openvswitch-switch iproute2 iputils-ping procps curl
 TEST_PACKAGES := $(OVS_PACKAGES) mininet postgresql faketime
 
-.PHONY: help install demo run test check format ovs lab walk fuzz docs clean
+.PHONY: help install demo run test check format ovs lab walk fuzz faults docs clean
 help:           ## what can be made
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -52,6 +52,10 @@ walk: rooted install   ## random policies in a lab, each probed with real packet
 fuzz: rooted install   ## random frames into the ports of a real ovs-vswitchd (FRAMES=100000 SEED=7, or SEED=random)
 	@scripts/install-system $(OVS_PACKAGES)
 	@$(if $(FRAMES),FUZZ_FRAMES=$(FRAMES)) $(if $(SEED),FUZZ_SEED=$(SEED)) $(V)/python -m pytest -s tests/test_fuzz_ovs.py
+
+faults: rooted install   ## what is lost, and what passes, while things break: a table, and docs/faults.md (RUNS=3)
+	@scripts/install-system $(TEST_PACKAGES)
+	@$(V)/python -m lab.figures --page docs/faults.md $(if $(RUNS),--runs $(RUNS))
 
 .PHONY: fuzz-decoder
 fuzz-decoder: install  ## what a switch may send, at random, guided by coverage (SECONDS=600)

@@ -14,8 +14,10 @@ from . import process  # first: what is imported below logs while it is imported
 
 import os
 import secrets
+import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -43,14 +45,15 @@ from .pipeline.compile import Rulings
 from .policy.errors import StoreError
 from .progress import Sync
 from .records import Entry, Outcome, Token
-from .service import tokens
+from .service import standby, tokens
 from .service.access import Access, Caller, Role, digest
 from .service.core import Core, Event, FlowStats, Limits, Lock
 from .settings import FORGET, Settings, read
-from .store import Store
+from .store import Lease, Store
 from .tls import CertificateError
 
 LOG = logs.get("firewall")
+_warn_once = cache(LOG.warning)
 T = TypeVar("T")
 # Threads share one interpreter: more work at a time would be no faster, and keep the loop and the store from it.
 SLOW_WORKS = 2
@@ -132,11 +135,13 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         try:
             self.settings = settings = read(cfg.CONF)
             self._tls = uses_tls(cfg.CONF)
-            self._store = store = Store.open(settings.database)
+            self._lease = lease = Lease(settings.database, _address(settings))
+            self._store = store = Store.leased(settings.database, lease, _wait)
+            token = lease.take()
             if store.is_new:
                 LOG.warning("there was no store: a new, empty one was made", store=store.name)
             policy, history = store.load()
-            access = _access(store, settings)
+            access = _access(store, settings, first=token is not None)
         except (StoreError, ConfigError, CertificateError) as error:
             raise SystemExit(f"firewall: {error}") from None
         self.core = Core(
@@ -154,12 +159,18 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
                 settings.max_account_firewalls,
                 settings.max_account_tags,
             ),
+            token,
         )
+        self.core.active = "" if token is not None else lease.url
         self._access = access
         self._metrics = Metrics(self.core)
         self._application = make_application(self.core, access, settings, self._metrics)
         self._server: Any = None
-        LOG.info("cloud firewall", version=__version__, revision=history.revision, store=store.name)
+        LOG.info(
+            "cloud firewall",
+            version=__version__, revision=history.revision, store=store.name,
+            role="active" if token is not None else "standby", active=lease.url if token is None else None,
+        )  # fmt: skip
 
     def start(self) -> Any:
         host, port = cfg.CONF.wsapi_host, cfg.CONF.wsapi_port
@@ -217,10 +228,13 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         LOG.warning("the store does not answer; it is left as it is")
 
     def _follow_store(self) -> None:
-        """Takes up what others do to the store: commands, another controller, a restored backup; and what it owes."""
+        """Whether the lease is ours; what others do to the store: commands, another controller, a restored backup; and
+        what it owes.
+        """
         seen: object = None
         while True:
             try:
+                standby.look(self.core, self._lease)
                 self.core.follow()
                 tokens.settle(self.core, self._access)
                 mark = self.core.stored(self.core.store.tokens_mark)
@@ -247,6 +261,8 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             if link is not None:
                 link.close()
             return
+        if not datapath.is_active:
+            return  # it went before we came to it
         dpid, host = f"{datapath.id:016x}", datapath.address[0]
         refused = self._refused(dpid, datapath.socket.identity)
         if refused is not None:
@@ -285,13 +301,13 @@ def _flow_stats(raw: wire.RawFlow) -> FlowStats:
         return FlowStats(None, text, raw.packets, raw.byte_count)
 
 
-def _access(store: Store, settings: Settings) -> Access:
-    """The tokens in force; makes a first one when there is none, and says where it is."""
+def _access(store: Store, settings: Settings, first: bool) -> Access:
+    """The tokens in force; with `first` makes one when there is none, and says where it is."""
     access = Access(store.tokens())
     given = os.environ.get("FIREWALL_OPERATOR_TOKEN")
     if given:
         access.grant(given, Caller(Role.OPERATOR, note="FIREWALL_OPERATOR_TOKEN"))
-    if not len(access):
+    if first and not len(access):
         secret, path = secrets.token_urlsafe(32), _token_file(settings)
         try:
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -307,6 +323,24 @@ def _access(store: Store, settings: Settings) -> Access:
         access.keep(store.tokens())
         LOG.info("a first operator's token was made", file=path)
     return access
+
+
+def _wait(why: str) -> None:
+    _warn_once(f"waiting: {why}")
+    eventlet.sleep(FOLLOW_SECONDS)
+
+
+def _address(settings: Settings) -> str:
+    """Where others find our REST API."""
+    if settings.advertise:
+        return settings.advertise
+    host = cfg.CONF.wsapi_host or "127.0.0.1"
+    if host.startswith("/"):
+        return f"unix:{host} on {socket.gethostname()}"
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared with, not listened on
+        host = socket.gethostname()
+    scheme = "https" if settings.tls_certificate else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{cfg.CONF.wsapi_port}"
 
 
 def _token_file(settings: Settings) -> Path:

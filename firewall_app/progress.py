@@ -14,7 +14,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from .history import History, Point
-from .pipeline.compile import ports_here
+from .pipeline.compile import numbers_of, ports_here
 from .pipeline.unit import Unit, UnitKey
 from .policy.model import Port
 from .policy.policy import Change, Policy
@@ -34,6 +34,7 @@ class Sync(Enum):
     IN_SYNC = "in_sync"
     SYNCING = "syncing"
     FAILED = "failed"
+    STANDBY = "standby"  # another controller drives it
     UNREACHABLE = "unreachable"
 
 
@@ -270,14 +271,18 @@ class Progress:
         report = self.report(port.hypervisor)
         number, name = port.number, port.interface
         if name is not None:
-            number = next((n for n, other in report.interfaces.items() if other == name), None)
+            number = numbers_of(report.interfaces).get(name)
         elif number is not None:
             name = report.interfaces.get(number)
         if not report.connected:
             return Status.UNREACHABLE, None, number, name
+        if number is None and name in report.interfaces.values():
+            return Status.FAILED, f"several switch ports are named {name}", None, name
         if number is None or number not in report.interfaces:
             if report.sync is Sync.SYNCING and not report.interfaces:
                 return Status.WAITING, None, number, name
+            if report.sync is Sync.FAILED and not report.interfaces:  # a switch that is not driven tells of no port
+                return Status.FAILED, report.error, number, name
             return Status.ABSENT, None, number, name
         holder = next((p.id for p, n in ports_here(policy, port.hypervisor, report.interfaces) if n == number), port_id)
         if holder != port_id:

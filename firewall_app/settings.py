@@ -122,6 +122,11 @@ class Settings:
     metrics: str = _option(
         "token", "who may read /metrics: token (an operator's or a viewer's), open (everybody), off (nobody: 404)"
     )
+    advertise: str = _option(
+        "",
+        "URL of this controller's REST API, which others that share the store tell clients while this one is active; "
+        "default: by `wsapi_host` and `wsapi_port`",
+    )
     log_format: str = _option(
         "text", "how lines of the log look: text, or json, an object a line. Ryu's options say where they go"
     )

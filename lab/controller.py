@@ -93,13 +93,15 @@ class Controller:
         database: str = "",
         token: str = TOKEN,
         settings: Mapping[str, object] | None = None,
+        ryu: Mapping[str, object] | None = None,
         command: Sequence[str] = RYU,
         tls: ssl.SSLContext | None = None,
         openflow_tls: Mapping[str, object] | None = None,
     ) -> None:
-        """`settings` are lines of the section [firewall]; `command` is followed by --config-file and the app.
+        """`settings` are lines of the section [firewall], `ryu` of [DEFAULT].
 
-        `openflow_tls` has Ryu's options ctl_privkey, ctl_cert and ca_certs; with it OpenFlow is spoken over TLS.
+        `command` is followed by --config-file and the app.  `openflow_tls` has Ryu's options ctl_privkey, ctl_cert and
+        ca_certs; with it OpenFlow is spoken over TLS.
         """
         self.directory = directory
         self.host = host
@@ -107,6 +109,7 @@ class Controller:
         self.rest = Rest(host, rest_port or free_port(host), token, tls=tls)
         self.database = database or f"sqlite:///{directory}/firewall.db"
         self.settings = {"database": self.database, **(settings or {})}
+        self.ryu = dict(ryu or {})
         self.openflow_tls = dict(openflow_tls or {})
         self.command = tuple(command)
         self.config = directory / "controller.conf"
@@ -197,6 +200,7 @@ class Controller:
             *(f"{name} = {value}" for name, value in self.openflow_tls.items()),
             f"wsapi_host = {self.host}",
             f"wsapi_port = {self.rest.port}",
+            *(f"{name} = {value}" for name, value in self.ryu.items()),
             "",
             "[firewall]",
             *(f"{name} = {value}" for name, value in self.settings.items()),

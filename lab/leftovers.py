@@ -75,10 +75,10 @@ def _kill_if_of(directory: Path, pid: int) -> None:
 def _kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    wait_until(f"end of process {pid}", lambda: not _lives(pid))
+    wait_until(f"end of process {pid}", lambda: not lives(pid))
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
     """A zombie is dead: it waits for its parent to notice."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"

@@ -68,8 +68,11 @@ class PrivateOvs:
         if self.running:
             return
         self._switch = self._daemon("ovs-vswitchd", self.database, f"--unixctl={self.control}")
+        self._take_over()
+
+    def _take_over(self) -> None:
+        """Wait until ovs-vswitchd has done what the database asks: a change that is always new is this counter."""
         self._starts += 1
-        # ovs-vsctl returns once ovs-vswitchd has taken a change over; a change that is always new is this counter.
         try:
             self.vsctl("set", "Open_vSwitch", ".", f"external_ids:starts={self._starts}")
         except LabError as problem:
@@ -90,6 +93,34 @@ class PrivateOvs:
     def restart_switch(self) -> None:
         self.stop_switch()
         self.start_switch()
+
+    def kill_database(self) -> None:
+        """End ovsdb-server as a crash would; the switch goes on without."""
+        if self._server is not None:
+            self._server.send_signal(signal.SIGKILL)
+            self._server.wait()
+            self._server = None
+
+    def start_database(self) -> None:
+        """Start ovsdb-server again and wait until the switch has found it."""
+        self._start_database()
+        self._take_over()
+
+    def restart_switch_with_flows(self, bridge: str) -> None:
+        """As `ovs-ctl restart` does: flows are saved, and put back before the switch sets up its controllers."""
+        saved = self.saved_flows(bridge)
+        self.vsctl("--no-wait", "set", "Open_vSwitch", ".", "other_config:flow-restore-wait=true")
+        self.restart_switch()
+        self.put_flows(bridge, saved)
+        self.vsctl("remove", "Open_vSwitch", ".", "other_config", "flow-restore-wait")
+
+    def saved_flows(self, bridge: str) -> list[str]:
+        """All flows as `put_flows` takes them."""
+        lines = self.ofctl("--no-names", "--no-stats", "dump-flows", bridge).splitlines()
+        return [line.strip() for line in lines if "actions=" in line]
+
+    def put_flows(self, bridge: str, flows: Iterable[str]) -> None:
+        self.ofctl("--bundle", "add-flows", bridge, "-", stdin="\n".join(flows) + "\n")
 
     def stop(self) -> None:
         """End both daemons."""

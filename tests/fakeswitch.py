@@ -12,6 +12,7 @@ from firewall_app.openflow.session import Body, Key
 
 EXPERIMENTER, SET_CONFIG, FLOW_MOD, MULTIPART, BARRIER, ROLE, BUNDLE, BUNDLE_ADD = 4, 9, 14, 18, 20, 24, 33, 34
 ADD, DELETE_STRICT = 0, 4
+NO_MATCH = struct.pack("!HH4x", 1, 4)
 V14 = 5
 
 
@@ -58,7 +59,7 @@ class FakeSwitch:
             return []
         match kind:
             case 18:
-                return self._multipart(struct.unpack_from("!H", data, 8)[0], xid)
+                return self._multipart(struct.unpack_from("!H", data, 8)[0], xid, data[48:])
             case 20:
                 return [message(21, xid)]
             case 24:
@@ -78,12 +79,14 @@ class FakeSwitch:
         raise AssertionError(f"a session sent message type {kind}")
 
     def _role(self, xid: int, role: int, generation: int) -> list[bytes]:
-        if role:
-            self.slave = False
-            self.role, self.generation = role, generation
+        if role in (2, 3):  # master, slave
+            ahead = (generation - self.generation) & 0xFFFFFFFFFFFFFFFF
+            if self.generation != 0xFFFFFFFFFFFFFFFF and ahead >= 1 << 63:
+                return [message(1, xid, struct.pack("!HH", 11, 0) + bytes(24))]  # stale
+            self.role, self.generation, self.slave = role, generation, role == 3
         return [message(25, xid, struct.pack("!I4xQ", self.role, self.generation))]
 
-    def _multipart(self, kind: int, xid: int) -> list[bytes]:
+    def _multipart(self, kind: int, xid: int, match: bytes) -> list[bytes]:
         first = struct.pack("!HH4x", kind, 0)
         if kind == 0:
             texts = ("Nicira, Inc.", self.hardware, self.software)
@@ -98,6 +101,8 @@ class FakeSwitch:
         parts, size = [], 0
         out = []
         for key, body in self.flows.items():
+            if match not in (NO_MATCH, key.match):
+                continue
             length = 48 + len(key.match) + len(body.instructions)
             head = struct.pack("!HBxIIHHHHH2x", length, key.table, 0, 0, key.priority, 0, 0, 0, 0)
             entry = head + struct.pack("!QQQ", body.cookie, 2, 300) + key.match + body.instructions

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of our own for the tests: temporary directory, unix socket, gone afterwards.
+"""A PostgreSQL server of our own for the tests.
 
 A pytest plugin: a test module that says `pytest_plugins = ("postgresql",)` has the fixture `postgresql`.  The server
 is started once for all tests; every test asks it for a database of its own.
@@ -7,120 +7,21 @@ is started once for all tests; every test asks it for a database of its own.
 from __future__ import annotations
 
 import os
-import shutil
-import signal
-import subprocess
-import tempfile
-import time
 from collections.abc import Iterator
-from itertools import count
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-USER = "firewall"
-
-
-class Server:
-    """One private cluster.  Without fsync: tests crash servers, not kernels."""
-
-    def __init__(self, binaries: Path) -> None:
-        self._binaries = binaries
-        self._numbers = count(1)
-        # A short path: a unix socket's name may not be longer than 107 bytes.
-        self.folder = Path(tempfile.mkdtemp(prefix="pg"))
-        if os.geteuid() == 0:
-            shutil.chown(self.folder, "postgres")
-        try:
-            self._run("initdb", "-D", self._data, "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
-            self.start()
-        except BaseException:
-            shutil.rmtree(self.folder)
-            raise
-
-    @property
-    def _data(self) -> str:
-        return str(self.folder / "data")
-
-    def start(self) -> None:
-        options = f"-c listen_addresses= -c unix_socket_directories={self.folder} -c fsync=off"
-        log = str(self.folder / "log")
-        self._run("pg_ctl", "-D", self._data, "-l", log, "-o", options, "-w", "-t", "60", "start")
-
-    def stop(self, mode: str = "fast") -> None:
-        """`immediate` is how it looks after a crash of the server."""
-        self._run("pg_ctl", "-D", self._data, "-m", mode, "-w", "stop")
-
-    def kill(self) -> None:
-        """SIGKILL to the server; its processes end by themselves."""
-        number = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
-        children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
-        os.kill(number, signal.SIGKILL)
-        while any(map(_runs, (str(number), *children))):
-            time.sleep(0.01)
-
-    def remove(self) -> None:
-        self.stop("immediate")
-        shutil.rmtree(self.folder)
-
-    def database(self) -> str:
-        """The URL of what behaves like a new, empty database: a schema of its own, which is made much faster."""
-        name = f"test{next(self._numbers)}"
-        self.sql(f"CREATE SCHEMA {name}")
-        return f"postgresql://{USER}@/postgres?host={self.folder}&options=-csearch_path%3D{name}"
-
-    def sql(self, statement: str) -> list[tuple[Any, ...]]:
-        import psycopg  # as late as the store does
-
-        with psycopg.connect(host=str(self.folder), user=USER, dbname="postgres", autocommit=True) as connection:
-            cursor = connection.execute(statement)
-            return cursor.fetchall() if cursor.description else []
-
-    def _run(self, program: str, *arguments: str) -> str:
-        # initdb and postgres refuse to run as root.
-        who = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-        # A file, not a pipe: the server inherits it from pg_ctl and would keep a pipe open for ever.
-        with tempfile.TemporaryFile("w+") as output:
-            done = subprocess.run(
-                [*who, str(self._binaries / program), *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd="/",
-                check=False,
-            )
-            output.seek(0)
-            text = output.read()
-        if done.returncode:
-            raise RuntimeError(f"{program} failed with status {done.returncode}: {text}")
-        return text.strip()
-
-
-def _runs(process: str) -> bool:
-    try:
-        return bool(Path("/proc", process, "cmdline").read_bytes())  # a zombie has none
-    except OSError:
-        return False
-
-
-def _binaries() -> Path | None:
-    """The folder with the newest initdb that is installed."""
-    found = list(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if found:
-        return max(found, key=lambda path: float(path.parts[-3])).parent
-    plain = shutil.which("initdb")
-    return Path(plain).parent if plain else None
+from lab.postgresql import Server, binaries
 
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Server]:
-    binaries = _binaries()
-    if binaries is None:
+    found = binaries()
+    if found is None:
         problem = "no PostgreSQL server is installed (Debian: apt install postgresql)"
         if os.environ.get("CI"):
             pytest.fail(problem)
         pytest.skip(problem)
-    server = Server(binaries)
+    server = Server(found)
     yield server
     server.remove()

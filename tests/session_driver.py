@@ -45,7 +45,13 @@ class Driven:
     """A session with a switch at a Unix socket.  `sent` counts messages by OpenFlow type."""
 
     def __init__(
-        self, path: Path, plan: Plan, version: int = 5, dpid: str = "0000000000000001", forget_cached: bool = False
+        self,
+        path: Path,
+        plan: Plan,
+        version: int = 5,
+        dpid: str = "0000000000000001",
+        forget_cached: bool = False,
+        token: int | None = 1,
     ) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(PATIENCE)
@@ -57,7 +63,7 @@ class Driven:
         self._until(HELLO)
         self._write([struct.pack("!BBHI", version, FEATURES_REQUEST, 8, 2)])
         self._until(FEATURES_REPLY)
-        self.session = Session(dpid, version, plan, moment(), "test", forget_cached=forget_cached)
+        self.session = Session(dpid, version, plan, moment(), "test", forget_cached=forget_cached, token=token)
         self.sent.clear()
         self.feed(self.session.start(moment()))
 

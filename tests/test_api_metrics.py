@@ -109,14 +109,14 @@ def test_hypervisors_by_state_and_those_out_of_step_by_name(world: World) -> Non
     def states() -> dict[str, float | None]:
         return {sync.value: value(world, "firewall_hypervisors", state=sync.value) for sync in Sync}
 
-    assert states() == {"in_sync": 2, "syncing": 0, "failed": 0, "unreachable": 0}
+    assert states() == {"in_sync": 2, "syncing": 0, "failed": 0, "standby": 0, "unreachable": 0}
     assert scrape(world)["firewall_hypervisor_out_of_sync"].samples == []
     assert value(world, "firewall_flows") == 14
     assert value(world, "firewall_last_change_timestamp_seconds") == START.timestamp()
     world.switches[HV1].mode = "refuse"
     world.good("PUT", "/v1/ports/p101/rules", {"inbound_rules": []})
     world.core.disconnected(HV2, world.switches[HV2])
-    assert states() == {"in_sync": 0, "syncing": 0, "failed": 1, "unreachable": 1}
+    assert states() == {"in_sync": 0, "syncing": 0, "failed": 1, "standby": 0, "unreachable": 1}
     assert value(world, "firewall_hypervisor_out_of_sync", dpid=HV1, state="failed") == 1
     assert value(world, "firewall_hypervisor_out_of_sync", dpid=HV2, state="unreachable") == 1
     assert value(world, "firewall_hypervisors_unconfirmed") == 1  # what the other has confirmed stays confirmed

@@ -457,6 +457,7 @@ def test_status_is_one_object_for_a_dashboard(world: World) -> None:
         "in_sync": 1,
         "syncing": 0,
         "failed": 0,
+        "standby": 0,
         "unreachable": 1,
         "unconfirmed": 0,
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import threading
 from collections import Counter
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ from policies import DPID, small, with_inbound
 
 from firewall_app.history import beginning
 from firewall_app.openflow import link as link_module
+from firewall_app.openflow import wire
 from firewall_app.openflow.link import INBOX, Link
 from firewall_app.pipeline.compile import Rulings, units
 from firewall_app.pipeline.tables import RULES, Kind, cookie_parts
@@ -22,6 +25,12 @@ from firewall_app.progress import Sync, Wanted
 
 class Owner:
     """What the service does for a link."""
+
+    token: int | None = 1
+
+    @property
+    def history(self):
+        return self.units(DPID, {}).history
 
     def __init__(self) -> None:
         self.policy, self.revision = small(), 0
@@ -100,6 +109,32 @@ def test_it_connects_follows_the_policy_and_reports(running):
     link.policy_changed()
     until(lambda: owner.reports[-1].confirmed == 1)
     assert datapath.switch.commits == 2
+
+
+def test_T171_a_deposed_controller_sends_nothing_that_it_had_decided_and_takes_over_again(running, monkeypatch):
+    owner, datapath, link = running
+    held = dict(datapath.switch.flows)
+
+    def deposed_meanwhile(now):
+        out = change(now)
+        owner.token = None
+        return out
+
+    change = link._session.policy_changed
+    monkeypatch.setattr(link._session, "policy_changed", deposed_meanwhile)
+    owner.policy, owner.revision = with_inbound(owner.policy), 1
+    link.policy_changed()
+    until(lambda: owner.reports[-1].sync is Sync.STANDBY)
+    assert (datapath.switch.flows, datapath.switch.commits, datapath.switch.role) == (held, 1, wire.ROLE_SLAVE)
+    monkeypatch.undo()
+    owner.token = 2
+    link.policy_changed()
+    until(lambda: owner.reports[-1].confirmed == 1)
+    assert (datapath.switch.role, datapath.switch.generation) == (wire.ROLE_MASTER, 2)
+    owner.token = 3
+    link.policy_changed()
+    until(lambda: link._session.token == 3)
+    assert owner.reports[-1].sync is Sync.IN_SYNC
 
 
 def test_nobody_waits_for_a_switch_that_does_not_read(running):
@@ -210,7 +245,7 @@ def test_counters_are_read_for_everyone_who_asked_and_nothing_else_is_done(runni
 def test_a_switch_that_refuses_to_tell_its_counters_goes_on(running):
     owner, datapath, link = running
     told = datapath.switch._multipart
-    datapath.switch._multipart = lambda kind, xid: [message(1, xid, bytes([0, 1, 0, 5]) + bytes(8))]
+    datapath.switch._multipart = lambda kind, xid, match: [message(1, xid, bytes([0, 1, 0, 5]) + bytes(8))]
     with pytest.raises(Unreachable, match="does not tell its counters"):
         link.read_counters(5)
     datapath.switch._multipart = told
@@ -229,3 +264,32 @@ def test_a_switch_that_does_not_tell_its_counters_holds_nobody(running):
     link.close()
     with pytest.raises(Unreachable, match="went away"):
         waiting.wait()
+
+
+def test_a_session_ends_with_its_connection_though_nobody_says_so():
+    """Ryu loses the event when more switches go at once than its queue holds: the thread that tells it is killed."""
+    importlib.import_module("ryu.base.app_manager")  # first: ryu.controller cannot be imported by itself
+    compat = importlib.import_module("firewall_app.openflow.compat")
+    compat.install()
+
+    class Connection:
+        closed = 0
+
+        def __init__(self):
+            self.firewall_link = self
+
+        def close(self):
+            self.closed += 1
+
+    def cut(_):
+        raise ConnectionResetError
+
+    for ends in (lambda _: None, cut):
+        connection = Connection()
+        with contextlib.suppress(ConnectionResetError):
+            compat._serve(ends)(connection)
+        assert connection.closed == 1
+    connection.firewall_link = None
+    compat._serve(lambda _: None)(connection)
+    assert connection.closed == 1
+    assert compat.controller.Datapath.serve.__qualname__.startswith("_serve."), "and Ryu's is replaced"

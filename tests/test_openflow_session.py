@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -80,7 +81,7 @@ def test_connect_takes_the_master_role_sets_the_fragment_mode_and_confirms():
     assert talk.report.confirmed == 0
     assert talk.switch.config == 3
     assert talk.switch.role == wire.ROLE_MASTER
-    assert talk.switch.generation == 0
+    assert talk.switch.generation == talk.session.token
     assert talk.switch.commits == 1
     assert talk.report.software == "Open vSwitch 3.1.0"
     assert talk.report.interfaces == {1: "up0", 2: "tap101", 3: "tap102"}
@@ -376,15 +377,125 @@ def test_work_at_a_confirmed_revision_is_not_confirmed_until_it_is_done():
     assert (talk.report.sync, talk.report.confirmed) == (Sync.IN_SYNC, 0)
 
 
-def test_a_controller_that_another_one_replaced_asks_for_its_role_again():
-    talk = Talk()
-    talk.switch.slave, talk.switch.role = True, wire.ROLE_SLAVE
+def replaced(switch: FakeSwitch, generation: int) -> None:
+    """Another controller became master."""
+    switch.slave, switch.role, switch.generation = True, wire.ROLE_SLAVE, generation
+
+
+def test_a_controller_that_was_made_slave_asks_for_its_role_again():
+    talk = Talk(token=7)
+    replaced(talk.switch, 7)
     talk.change(without_first_rule(talk.policy))
     assert "IS_SLAVE" in talk.report.error
-    generation = talk.switch.generation
     talk.pass_time(10)
-    assert talk.switch.generation > generation
+    assert talk.switch.role == wire.ROLE_MASTER
     assert (talk.report.sync, talk.report.confirmed) == (Sync.IN_SYNC, 1)
+
+
+def test_T172_an_older_token_is_refused_at_the_switch_and_nothing_is_changed_until_it_is_newer():
+    talk = Talk(token=7)
+    held = dict(talk.switch.flows)
+    replaced(talk.switch, 9)
+    talk.change(without_first_rule(talk.policy))
+    for _ in range(3):
+        talk.pass_time(100)
+        assert (talk.report.sync, talk.report.confirmed) == (Sync.FAILED, -1)
+        assert "another connection is master with generation 9, ours is 7" in talk.report.error
+        talk.change(talk.policy)
+        talk.exchange(talk.session.resync(talk.now, keep_flows=True))
+        assert len(talk.session.flows_read) == len(held)  # a person may look
+    assert (talk.switch.flows, talk.switch.role, talk.session.dead) == (held, wire.ROLE_SLAVE, None)
+    talk.session.token = 10
+    talk.pass_time(400)
+    assert (talk.report.sync, talk.report.confirmed) == (Sync.IN_SYNC, 4)
+    assert talk.switch.generation == 10
+
+
+def test_T172_a_controller_hears_that_another_became_master_and_forgets_what_was_in_flight():
+    talk = Talk(token=7)
+    talk.policy, talk.revision = without_first_rule(talk.policy), 1
+    talk.session.policy_changed(talk.now)  # a bundle is on its way
+    replaced(talk.switch, 9)
+    talk.hear(message(30, 0, struct.pack("!IB3xQ", wire.ROLE_SLAVE, 0, 9)))
+    assert (talk.report.sync, talk.report.confirmed) == (Sync.FAILED, -1)
+    assert "generation 9" in talk.report.error
+    commits = talk.switch.commits
+    talk.switch.generation, talk.switch.role = 7, wire.ROLE_EQUAL  # the other is gone, and forgotten
+    talk.pass_time(10)
+    assert (talk.report.sync, talk.report.confirmed, talk.switch.commits) == (Sync.IN_SYNC, 1, commits + 1)
+
+
+def test_T171_a_standby_is_slave_and_changes_nothing():
+    switch = Talk(token=9).switch
+    held, config, commits = dict(switch.flows), switch.config, switch.commits
+    switch.config, switch.role = 0, wire.ROLE_EQUAL  # as the standby's own connection begins
+    talk = Talk(switch, small(), token=None)
+    assert (talk.report.sync, talk.report.confirmed) == (Sync.STANDBY, -1)
+    talk.change(without_first_rule(talk.policy))
+    talk.hear(port_status(wire.PORT_DELETE, 2, "tap101"))
+    talk.pass_time(1000)
+    assert talk.report.sync is Sync.STANDBY
+    # It would shut out the active one by a generation greater than that one's.
+    assert (switch.role, switch.generation) == (wire.ROLE_SLAVE, 9)
+    assert (switch.flows, switch.config, switch.commits) == (held, 0, commits)
+    talk.exchange(talk.session.resync(talk.now, keep_flows=True))
+    assert len(talk.session.flows_read) == len(held)
+    assert talk.report.interfaces == {1: "up0", 3: "tap102"}
+    assert config == 3
+
+
+def test_T171_a_standby_asked_for_a_reading_while_it_connects_reads():
+    switch = Talk(token=9).switch
+    switch.role = wire.ROLE_EQUAL
+    talk = Talk(FakeSwitch(mute=frozenset({24})), small(), token=None)
+    talk.switch.flows, talk.switch.mute = switch.flows, frozenset()
+    assert talk.session.resync(talk.now, keep_flows=True) == []
+    talk.exchange(talk.session.stand_by(talk.now))
+    assert len(talk.session.flows_read) == len(switch.flows)
+    assert talk.report.sync is Sync.STANDBY
+
+
+def test_T171_what_the_active_one_kept_in_step_needs_no_change_when_a_standby_takes_over():
+    active = Talk(token=9)
+    switch = active.switch
+    switch.role = wire.ROLE_EQUAL
+    standby = Talk(switch, active.policy, token=None)
+    commits = switch.commits
+    standby.exchange(standby.session.lead(10, standby.now))
+    assert (standby.report.sync, standby.report.confirmed) == (Sync.IN_SYNC, 0)
+    assert (switch.role, switch.generation, switch.commits) == (wire.ROLE_MASTER, 10, commits)
+    standby.change(without_first_rule(standby.policy))
+    assert switch.commits == commits + 1
+
+
+def test_T171_a_deposed_controller_commits_no_bundle_that_it_has_begun():
+    talk = Talk(token=9)
+    held, commits = dict(talk.switch.flows), talk.switch.commits
+    talk.policy, talk.revision = without_first_rule(talk.policy), 1
+    answers = [a for sent in talk.session.policy_changed(talk.now) for a in talk.switch.answer(sent)]
+    asked = talk.session.stand_by(talk.now)
+    for answer in answers:  # the barrier's among them, upon which the commit would follow
+        asked += talk.session.receive(answer, talk.now)
+    talk.exchange(asked)
+    assert (talk.switch.flows, talk.switch.commits) == (held, commits)
+    assert talk.report.sync is Sync.STANDBY
+    talk.exchange(talk.session.lead(11, talk.now))
+    assert (talk.report.sync, talk.report.confirmed) == (Sync.IN_SYNC, 1)
+
+
+def test_T171_a_standby_whose_role_request_another_one_overtook_asks_again():
+    talk = Talk(token=9)
+    asked = talk.session.stand_by(talk.now)
+    (version,) = talk.switch.answer(asked[0])
+    (ports,) = talk.switch.answer(asked[1])
+    (nothing,) = talk.session.receive(version, talk.now)
+    assert talk.session.receive(ports, talk.now) == []
+    (role,) = talk.switch.answer(nothing)
+    (slave,) = talk.session.receive(role, talk.now)
+    talk.switch.generation = 12
+    (stale,) = talk.switch.answer(slave)
+    talk.hear(stale)
+    assert (talk.report.sync, talk.switch.role, talk.switch.generation) == (Sync.STANDBY, wire.ROLE_SLAVE, 12)
 
 
 def test_the_generation_survives_a_new_session_and_counts_on():

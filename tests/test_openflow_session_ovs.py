@@ -310,7 +310,7 @@ def test_a_newer_connection_becomes_master_and_the_older_is_refused(ovs, bridge)
     plan.change(with_inbound(policy))
     old.policy_changed()
     assert old.session.report.sync is Sync.FAILED
-    assert "SLAVE" in old.session.report.error
+    assert "another connection is master with generation 1" in old.session.report.error
     old.close()
     new.close()
 
@@ -400,6 +400,56 @@ def test_T173_a_switch_that_holds_another_policy_is_left_alone_until_somebody_co
     assert second.session.report.confirmed == 60
     assert fence_of(dump(ovs, bridge)) == (12, 60)
     second.close()
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_T172_a_controller_of_another_store_takes_the_role_from_nobody(ovs, bridge, version):
+    plan = PolicyPlan(DPID, named(small(), bridge))
+    plan.history = History(57, (Point(11, 0),))
+    ours = Driven(ovs.mgmt(bridge), plan, version, token=5)
+    ours.settle()
+    theirs = PolicyPlan(DPID, Policy())
+    theirs.history = History(99, (Point(12, 0),))
+    other = Driven(ovs.mgmt(bridge), theirs, version, token=9)
+    other.settle()
+    assert (other.session.report.sync, other.session.report.fence) == (Sync.FAILED, Point(11, 57))
+    plan.change(with_inbound(plan.policy))
+    ours.policy_changed()
+    assert (ours.session.report.sync, ours.session.report.confirmed) == (Sync.IN_SYNC, 58)
+    ours.close()
+    other.close()
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_T171_T172_a_greater_token_takes_over_without_a_change_and_the_older_one_is_refused(ovs, bridge, version):
+    old_plan, new_plan = (PolicyPlan(DPID, named(small(), bridge)) for _ in range(2))
+    old = Driven(ovs.mgmt(bridge), old_plan, version, token=5)
+    old.settle()
+    new = Driven(ovs.mgmt(bridge), new_plan, version, token=None)
+    new.settle()
+    assert new.session.report.sync is Sync.STANDBY
+    new.feed(new.session.lead(9, moment()))
+    new.settle()
+    assert new.session.report.sync is Sync.IN_SYNC
+    assert not any(kind in (14, 33, 34) for kind in new.sent), "what is right was written"
+    held = dump(ovs, bridge)
+    old_plan.change(with_inbound(old_plan.policy))
+    old.policy_changed()
+    assert old.session.report.sync is Sync.FAILED
+    for _ in range(2):  # and when it connects again, or is told that it leads
+        old.feed(old.session.lead(5, moment()))
+        old.settle()
+        assert old.session.report.sync is Sync.FAILED
+        assert "another connection is master with generation 9, ours is 5" in old.session.report.error
+    assert dump(ovs, bridge) == held
+    old.feed(old.session.stand_by(moment()))
+    old.settle()
+    assert old.session.report.sync is Sync.STANDBY
+    new_plan.change(with_inbound(new_plan.policy))
+    new.policy_changed()
+    assert (new.session.report.sync, new.session.report.confirmed) == (Sync.IN_SYNC, 1)
+    old.close()
+    new.close()
 
 
 def without_marks(lines):

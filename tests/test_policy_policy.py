@@ -9,6 +9,7 @@ import strategies as our
 from hypothesis import given
 from hypothesis import strategies as st
 
+from firewall_app.policy.errors import Conflict
 from firewall_app.policy.model import (
     Direction,
     Droplet,
@@ -155,6 +156,17 @@ def test_when_all_slots_are_given_the_one_that_fewest_have_is_next() -> None:
     slots[4711] = frozenset({"a"})
     draft = Policy(slots=slots, counters=Counters(slot=5)).edit()
     assert draft.new_slot() == 4711
+
+
+def test_a_slot_is_never_given_to_two_ports_of_one_hypervisor() -> None:
+    """With more ports than slots these are shared, and a slot is what a port's packets and connections go by."""
+    slots = {slot: frozenset({f"a{slot}"}) for slot in range(FIRST_SLOT, LAST_SLOT + 1)}
+    crowded = Policy(slots=slots, ports_on={"d1": frozenset(f"a{slot}" for slot in range(1, 100))})
+    assert crowded.edit().new_slot("d2") == 1
+    assert crowded.edit().new_slot("d1") == 100
+    full = replace(crowded, ports_on={"d1": frozenset(f"a{slot}" for slot in slots)})
+    with pytest.raises(Conflict, match="all 65000 slots"):
+        full.edit().new_slot("d1")
 
 
 @given(st.integers(0, LAST_SLOT), st.sets(st.integers(FIRST_SLOT, LAST_SLOT), max_size=5))

@@ -302,7 +302,7 @@ class Drift(Page):
 class Sync(Answer):
     """How a switch stands to the policy."""
 
-    state: Literal["in_sync", "syncing", "failed", "unreachable"]
+    state: Literal["in_sync", "syncing", "failed", "standby", "unreachable"]
     flows: Count
     last_change_at: Moment | None
     last_repair_at: Moment | None
@@ -577,8 +577,17 @@ class HypervisorCounts(Answer):
     in_sync: Count
     syncing: Count
     failed: Count
+    standby: Count
     unreachable: Count
     unconfirmed: Count
+
+
+class Lease(Answer):
+    """Of several controllers with one store the one that has the lease is active; `url` is where that one is."""
+
+    active: bool
+    token: Count | None
+    url: str | None
 
 
 class SinceStart(Answer):
@@ -594,6 +603,7 @@ class ServiceStatus(Answer):
     version: str
     revision: Count
     problems: list[str]
+    lease: Lease
     hypervisors: HypervisorCounts
     since_start: SinceStart
     flows: Count

@@ -128,6 +128,7 @@ class _Application:
             self._authenticate(request)
         if not route.writes:
             return self._handle(request, route, parameters, call)
+        self._core.check_active()  # before anything: a standby cannot note in the audit log what it refuses
         call.deed = Deed(_entry(request, self._core.runtime.now()), authority=lambda: self._still(request))
         call.core = self._core.acting(call.deed)
         try:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from ..policy.errors import Conflict, Crowded, Fault, FirewallError, Invalid, NotFound, Stale, StoreError, Unreachable
+from ..policy.errors import (
+    Conflict,
+    Crowded,
+    Fault,
+    FirewallError,
+    Invalid,
+    NotFound,
+    Stale,
+    Standby,
+    StoreError,
+    Unreachable,
+)
 
 # A body of one megabyte can hold a hundred thousand faults; nobody reads them, and the answer would be huge.
 MOST_FAULTS = 1000
@@ -85,6 +96,7 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     Invalid: (422, "unprocessable_entity"),
     Crowded: (422, "unprocessable_entity"),
     TooMany: (429, "too_many_requests"),
+    Standby: (503, "standby"),
     StoreError: (503, "store_unavailable"),
     Unreachable: (503, "switch_unreachable"),
     Exception: (500, "server_error"),
@@ -146,7 +158,7 @@ def sentence(faults: tuple[Fault, ...], others: int = 0) -> str:
 
 def _reason(error: Exception, code: int) -> str:
     """What a caller may read of an error.  Whatever is not meant for people stays in the log."""
-    if isinstance(error, StoreError):
+    if isinstance(error, StoreError) and not isinstance(error, Standby):
         return "the store failed; look before you repeat this, it may have been kept"
     if isinstance(error, FirewallError | HttpError) or code < 500:
         return str(error)

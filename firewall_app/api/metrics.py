@@ -120,6 +120,14 @@ class _State(Collector):
     def _policy(self) -> Iterator[Metric]:
         core, totals = self._core, self._core.progress.totals
         yield GaugeMetricFamily(
+            "firewall_active", "1 when this controller has the lease, 0 when it stands by.", core.token is not None
+        )
+        yield GaugeMetricFamily(
+            "firewall_lease_token",
+            "The token of the lease, 0 on a standby; each holder has a higher one.",
+            core.token or 0,
+        )
+        yield GaugeMetricFamily(
             "firewall_policy_revision", "Revision of the policy in force; one more with each change.", core.revision
         )
         objects = GaugeMetricFamily(
@@ -144,13 +152,13 @@ class _State(Collector):
         )
         out = GaugeMetricFamily(
             "firewall_hypervisor_out_of_sync",
-            "1 for each registered hypervisor that is not in_sync, with its state.",
+            "1 for each registered hypervisor that is neither in_sync nor standby, with its state.",
             labels=("dpid", "state"),
         )
         for sync in Sync:
             by_state.add_metric((sync.value,), states[sync])
         for dpid, report in reports.items():
-            if report.sync is not Sync.IN_SYNC:
+            if report.sync not in (Sync.IN_SYNC, Sync.STANDBY):
                 out.add_metric((dpid, report.sync.value), 1)
         yield by_state
         yield out

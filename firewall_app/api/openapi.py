@@ -104,7 +104,7 @@ FAULTS = {
     422: ("UnprocessableEntity", "Something in the body or the query is wrong; all of it is listed."),
     429: ("TooManyRequests", "Too many requests."),
     500: ("ServerError", "An error of this service; its log has it under the request id."),
-    503: ("Unavailable", "The store or a switch does not answer."),
+    503: ("Unavailable", "The store or a switch does not answer, or this controller stands by."),
 }
 
 

@@ -224,6 +224,11 @@ def status(call: Call) -> object:
         "version": __version__,
         "revision": call.core.revision,
         "problems": call.core.ready(),
+        "lease": {
+            "active": call.core.token is not None,
+            "token": call.core.token,
+            "url": call.core.active or None,
+        },
         "hypervisors": {
             "registered": len(policy.hypervisors),
             "connected": sum(report.connected for report in reports),

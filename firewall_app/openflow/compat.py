@@ -24,8 +24,8 @@ LOG = logs.get(__name__)
 _MAIN = eventlet.getcurrent()  # who waits for Ryu's services; this module is imported there
 
 # Message types that a session reads itself, in bytes (OpenFlow 1.4.0, 7.1): error, experimenter, configuration reply,
-# port status, multipart reply, barrier reply, role reply, bundle control.
-_OURS = (1, 4, 8, 12, 19, 21, 25, 33)
+# port status, multipart reply, barrier reply, role reply, role status, bundle control.
+_OURS = (1, 4, 8, 12, 19, 21, 25, 30, 33)
 HELLO, ECHO_REQUEST, ECHO_REPLY, FEATURES_REPLY, MULTIPART = 0, 2, 3, 6, 19
 TLS_HANDSHAKE = 0x16  # the first byte of who speaks TLS (RFC 8446, 5.1), where OpenFlow has its version
 LONGEST_HELLO = 1024  # bytes; honest ones have 8 or 16, and Ryu takes 0.1 s for the longest that there are
@@ -112,6 +112,25 @@ def _well_formed_hello(message: bytes) -> bool:
     return True
 
 
+def _serve(original: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Has a session end with its connection, whatever becomes of Ryu's event that says so.
+
+    Ryu kills the thread that sends echo requests when a connection ends.  That thread may be the one that has just
+    declared the connection dead, and be waiting for room in the queue of events, which a hundred switches that go at
+    once fill: the event is lost, and nobody says it a second time.
+    """
+
+    def serve(datapath: Any) -> None:
+        try:
+            original(datapath)
+        finally:
+            link = getattr(datapath, "firewall_link", None)
+            if link is not None:
+                link.close()
+
+    return serve
+
+
 def install() -> None:
     """Makes the changes; once."""
     if isinstance(controller.StreamServer, partial):
@@ -119,6 +138,7 @@ def install() -> None:
     controller.StreamServer = partial(Listener, fail=lambda why: end(SystemExit(f"firewall: {why}")))
     controller.datapath_connection_factory = _handler(controller.datapath_connection_factory)
     ofproto_parser.msg = _receive(ofproto_parser.msg)
+    controller.Datapath.serve = _serve(controller.Datapath.serve)
     # Ryu sends no echo requests unless told to, and so never notices a switch that is gone without a word.
     cfg.CONF.set_default("echo_request_interval", 5.0)
     cfg.CONF.set_default("maximum_unreplied_echo_requests", 3)

@@ -19,6 +19,7 @@ from eventlet.queue import Empty, Full, LightQueue
 from eventlet.semaphore import Semaphore
 
 from .. import logs
+from ..history import History
 from ..policy.errors import Unreachable
 from ..progress import SwitchReport, Wanted
 from . import wire
@@ -47,7 +48,12 @@ class FlowReading(Protocol):
 
 
 class Owner(Protocol):
-    """Who is told of switches, and knows what they should hold."""
+    """Who is told of switches, and knows what they should hold.  `token`: of the lease; None on a standby."""
+
+    token: int | None
+
+    @property
+    def history(self) -> History: ...
 
     def units(self, dpid: str, interfaces: Any) -> Wanted: ...
 
@@ -109,6 +115,8 @@ class Link:
             audit_interval=audit_interval,
             pickup_grace=pickup_grace,
             forget_cached=forget_cached,
+            token=owner.token,
+            history=lambda: owner.history,
         )
 
     def run(self) -> None:
@@ -188,6 +196,12 @@ class Link:
         if now.seconds - self._ticked >= TICK:
             self._ticked = now.seconds
             out += self._session.tick(now)
+        token = self._owner.token
+        if token is None and self._session.token is not None:
+            return self._session.stand_by(now)  # in place of what was decided while the lease was ours
+        if token is not None and self._session.token is None:
+            return self._session.lead(token, now)
+        self._session.token = token  # a greater one, for the next time that the role is asked for
         return out
 
     def _send(self, messages: list[bytes]) -> None:

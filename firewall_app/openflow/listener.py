@@ -300,9 +300,6 @@ class Listener:
                 _end(connection)
 
 
-LISTENERS: list[Listener] = []  # that listen
-
-
 def _end(connection: Connection) -> None:
     try:
         connection.shutdown()

@@ -25,7 +25,7 @@ ONF_FLOW_MONITOR = 1870  # ... of the ONF's, for 1.3
 ONF_BUNDLE_CONTROL = 2300
 
 _ERROR, _ECHO_REPLY, _EXPERIMENTER, _GET_CONFIG_REPLY, _PORT_STATUS = 1, 3, 4, 8, 12
-_MULTIPART_REPLY, _BARRIER_REPLY, _ROLE_REPLY, _BUNDLE_CONTROL = 19, 21, 25, 33
+_MULTIPART_REPLY, _BARRIER_REPLY, _ROLE_REPLY, _ROLE_STATUS, _BUNDLE_CONTROL = 19, 21, 25, 30, 33
 _MORE = 1
 
 _HEADER = struct.Struct("!BBHI")
@@ -60,6 +60,15 @@ class BarrierReply:
 
 @dataclass(frozen=True)
 class RoleReply:
+    xid: int
+    role: int
+    generation_id: int
+
+
+@dataclass(frozen=True)
+class RoleStatus:
+    """Our role has become another one, since another controller was given ours."""
+
     xid: int
     role: int
     generation_id: int
@@ -165,6 +174,7 @@ Message = (
     | EchoReply
     | BarrierReply
     | RoleReply
+    | RoleStatus
     | BundleReply
     | ConfigReply
     | DescReply
@@ -215,6 +225,11 @@ def _barrier(_data: bytes, _version: int, xid: int) -> BarrierReply:
 def _role(data: bytes, _version: int, xid: int) -> RoleReply:
     _least(data, 24, "role reply")
     return RoleReply(xid, *struct.unpack_from("!I4xQ", data, 8))
+
+
+def _role_status(data: bytes, _version: int, xid: int) -> RoleStatus:
+    _least(data, 24, "role status")
+    return RoleStatus(xid, *struct.unpack_from("!I4xQ", data, 8))
 
 
 def _config(data: bytes, _version: int, xid: int) -> ConfigReply:
@@ -362,5 +377,6 @@ _DECODERS: dict[int, Callable[[bytes, int, int], Message]] = {
     _MULTIPART_REPLY: _multipart_reply,
     _BARRIER_REPLY: _barrier,
     _ROLE_REPLY: _role,
+    _ROLE_STATUS: _role_status,
     _BUNDLE_CONTROL: _bundle,
 }

@@ -17,13 +17,13 @@ Sources: OpenFlow 1.4.0, 6.9 (bundles) and 7.3.9; the connect sequence of docs/a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
-from ..history import Point
+from ..history import History, Point
 from ..pipeline.diff import Desired, Difference, difference
 from ..pipeline.flow import CT_EST, CT_TRK, Flow, match
 from ..pipeline.tables import (
@@ -40,6 +40,7 @@ from ..pipeline.tables import (
     cookie_parts,
 )
 from ..pipeline.unit import TURNS, Fence, Generation, PickUp, PortProtection, Turn, Unit, UnitKey, next_generation
+from ..policy.model import mac_number
 from ..progress import Drift, SwitchReport, Sync, Wanted
 from . import wire
 
@@ -55,6 +56,7 @@ TURN: UnitKey = ("turn", "")
 FENCE: UnitKey = ("fence", "")
 MOST_TOLD = 20  # flows of one repair that are told
 DRIFT_PAUSE = 1.0  # seconds at least between two readings because of what others do to the flows
+ROLE = "its role"
 
 Plan = Callable[[Mapping[int, str]], Wanted]
 
@@ -88,6 +90,13 @@ class Decision(NamedTuple):
     serious: bool = False
 
 
+class Owner(NamedTuple):
+    """Whose connections a zone holds: a port's, as long as it has its slot and its MAC."""
+
+    slot: int
+    mac: int
+
+
 class State(Enum):
     READING = auto()  # asked for version, ports, role and flows
     IDLE = auto()  # nothing in flight
@@ -102,9 +111,10 @@ class Session:
     def __init__(
         self, dpid: str, version: int, plan: Plan, now: Moment, address: str | None = None, *,
         reply_timeout: float = 30, audit_interval: float = 300, pickup_grace: int = 0,
-        forget_cached: bool | None = None,
+        forget_cached: bool | None = None, token: int | None = 1, history: Callable[[], History] | None = None,
     ) -> None:  # fmt: skip
         self.dpid = dpid
+        self.token = token  # of the lease, with which we ask for the master role; None: we stand by
         self.dead: str | None = None
         self.reads = 0  # how many times the switch was read back to the end
         self.flows_read: tuple[wire.RawFlow, ...] = ()  # the last reading, when it was asked to be kept
@@ -115,6 +125,7 @@ class Session:
         )
         self._version = version
         self._plan = plan
+        self._history = history or (lambda: plan(self._interfaces).history)
         self._reply_timeout, self._audit_interval = reply_timeout, audit_interval
         self._pickup_grace = pickup_grace
         self._forget_cached = forget_cached  # None: by the switch's version
@@ -133,23 +144,25 @@ class Session:
         self._interfaces: dict[int, str] = {}
         self._ports_read: dict[int, str] = {}
         self._reading: list[wire.RawFlow] = []
+        self._flows_asked = False
         self._counting: int | None = None  # xid of the reading of counters that is on its way
         self._counters: dict[int, tuple[int, int]] = {}
         self._actual: dict[Key, Body] = {}
         self._desired: Desired[Key, Body] = Desired(_render)
         self._look_at: set[Key] | None = None  # keys that may differ; None: all
-        self._slots: frozenset[int] = frozenset()  # whose zones are in use on the switch
+        self._owners: frozenset[Owner] = frozenset()  # whose zones are in use on the switch
         self._keep_flows = False
         self._auditing = False  # comparing with a fresh reading of a switch that was in step
         self._repairing: tuple[Drift, ...] = ()  # what the bundle in flight puts right that someone else did
         self._repaired = 0  # how many flows that is
-        self._lost_role = False  # another controller became master: to be asked for again
+        self._lost_role = False  # another controller is master: the role is to be asked for again
         self._confirmed_at: Point | None = None  # of which policy `report.confirmed` is the revision
         self._monitor: int | None = None  # xid of the request to be told of what others do
         self._drifted = False  # somebody has changed a flow of ours; to be read when it is time
         self._drift_at = -DRIFT_PAUSE
+        self._master = False  # whether the switch has given us the role
         self._in_bundle: Difference[Key, Body] | None = None
-        self._bundle_slots: frozenset[int] = frozenset()
+        self._bundle_owners: frozenset[Owner] = frozenset()
         self._point = Point(0, -1)  # of the bundle in flight
         self._added: dict[int, Key] = {}  # xid of an add -> its flow
         self._errors: list[wire.Error] = []
@@ -176,6 +189,16 @@ class Session:
     def start(self, now: Moment) -> list[bytes]:
         """The switch has connected."""
         return self._read(now, everything=True)
+
+    def stand_by(self, now: Moment) -> list[bytes]:
+        """The lease is another's: from here on nothing is changed on the switch."""
+        self.token = None
+        return self._anew(now)
+
+    def lead(self, token: int, now: Moment) -> list[bytes]:
+        """The lease is ours: the switch is taken over."""
+        self.token = token
+        return self._anew(now)
 
     def policy_changed(self, now: Moment) -> list[bytes]:
         """What the switch should hold may have changed."""
@@ -206,6 +229,8 @@ class Session:
             self._retry_at = None
             everything, self._lost_role = self._lost_role, False
             return self._read(now, everything)
+        elif self.token is None:
+            return []  # what a switch holds is the active controller's to look after
         elif self._drifted:
             return self._on_drift(now)
         elif self.behind:
@@ -239,12 +264,16 @@ class Session:
             case wire.DescReply():
                 return self._on_version(message, now)
             case wire.PortDescReply():
+                if message.xid not in self._expected:
+                    return []
                 self._ports_read |= {port.number: port.name for port in message.ports}
                 if message.more:
                     return []
                 self._interfaces, self._ports_read = self._ports_read, {}
             case wire.RoleReply():
                 return self._on_role(message, now)
+            case wire.RoleStatus():
+                return self._on_role_status(message, now)
             case wire.FlowStatsReply() if message.xid == self._counting:
                 self._on_counters(message)
                 return []
@@ -296,29 +325,50 @@ class Session:
 
     # ---- reading
 
+    def _anew(self, now: Moment) -> list[bytes]:
+        """As after a connect.  What was in flight is forgotten: a bundle without its commit is, by the switch, too."""
+        if self._state is State.UNFIT:
+            return []
+        self._in_bundle, self._added, self._errors = None, {}, []
+        self._lost_role = False
+        self._retry_at, self._retry_after = None, RETRY_FIRST
+        self._repairing = ()
+        return self._read(now, everything=True)
+
     def _read(self, now: Moment, everything: bool) -> list[bytes]:
         self._state = State.READING
         self._resync = False
-        self._reading = []
+        self._reading, self._flows_asked = [], False
         self._expected = {}
         self._coming = {}
         if everything:
+            self._master = False
             return [
                 wire.desc_request(self._version, self._ask("its version", now)),
                 wire.port_desc_request(self._version, self._ask("its ports", now)),
             ]
+        return self._ask_flows(now)
+
+    def _ask_flows(self, now: Moment) -> list[bytes]:
+        self._flows_asked = True
         xid = self._ask("its flows", now)
-        return [
-            # It has no reply, and anyone may change it: said with each reading, it is wrong no longer than a flow is.
-            wire.set_config(self._version, self._next_xid(), FRAGMENTS_NX_MATCH, 128),
-            wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK),
-        ]
+        asked = [wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK)]
+        # It has no reply, and anyone may change it: said with each reading, it is wrong no longer than a flow is.
+        return [*self._set_fragments(), *asked] if self._master else asked
+
+    def _set_fragments(self) -> list[bytes]:
+        return [wire.set_config(self._version, self._next_xid(), FRAGMENTS_NX_MATCH, 128)]
 
     def _answered(self, xid: int, now: Moment) -> list[bytes]:
         self._expected.pop(xid, None)
         if self._state is not State.READING or self._expected:
             return []
         self._deadline = None
+        if not self._flows_asked and self.token is not None:
+            return self._take_over(now)
+        if not self._flows_asked:
+            self._state = State.IDLE
+            return self._compare(now)
         self._audit_at = now.seconds + self._audit_interval
         found, self._reading = self._reading, []
         self.reads += 1
@@ -327,10 +377,8 @@ class Session:
         self._actual = {key: body for key, body in read.items() if not _goes_by_itself(key, body)}
         self._auditing = self.reads > 1
         self._look_at = None
-        # A slot's zone is in use while its port is tracked: the flow that sends it there says so.
-        # Also when another layout made it: the connections in the zone are the same.
-        used = (f.cookie for f in found if f.table == DISPATCH.id and f.priority in (110, 112))
-        self._slots = frozenset(cookie & 0xFFFFFFFF for cookie in used if cookie >> 40 & 0xFF == Kind.PORT)
+        # What we knew stays known: a flow that someone deleted by hand takes no connection out of its zone.
+        self._owners |= _owners(found)
         self._state = State.IDLE
         return self._compare(now)
 
@@ -360,49 +408,91 @@ class Session:
             self.report = replace(self.report, sync=Sync.FAILED, error=why)
             self.changes.append(why)
             return []
-        out = [
-            # Which role generation was used last is the switch's to say; ours is the next one (`_on_role`).
-            wire.role_request(self._version, self._ask("its role", now), 0),
-            wire.set_config(self._version, self._next_xid(), FRAGMENTS_NX_MATCH, 128),
-            wire.barrier(self._version, self._ask("a barrier", now)),
-        ]
+        if self.token is None:
+            return self._ask_role(now) + self._answered(message.xid, now)
+        xid = self._ask("its fence", now)
+        table, _, fence = _FENCE_KEY
+        out = [wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK, table, fence)]
+        return out + self._answered(message.xid, now)
+
+    def _take_over(self, now: Moment) -> list[bytes]:
+        """To be its master, unless somebody whom our store does not know has given it a policy; and what it holds.
+
+        The role is theirs then: by our token, which may be greater, we would shut them out.
+        """
+        found, self._reading = self._reading, []
+        held = _fence({Key(f.table, f.priority, f.match): Body(f.cookie, f.instructions) for f in found})
+        out = []
+        if held is None or self._history().knows(held):
+            out = [
+                *self._ask_role(now),
+                *self._set_fragments(),
+                wire.barrier(self._version, self._ask("a barrier", now)),
+            ]
         # Before the flows are read, so that no change falls between; a switch that cannot do it says so by an error.
         # Once for a connection: Open vSwitch answers a second request in OpenFlow 1.0.
         if self._monitor is None and self.report.watched is None:
             self._monitor = self._next_xid()
             out.append(wire.flow_monitor_request(self._version, self._monitor))
-        xid = self._ask("its flows", now)
-        out.append(wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK))
-        return out + self._answered(message.xid, now)
+        return out + self._ask_flows(now)
+
+    def _ask_role(self, now: Moment, anew: bool = False) -> list[bytes]:
+        """To be master by our token.  To be slave, or to learn why not master, what is in force is asked first."""
+        role = wire.ROLE_NO_CHANGE if self.token is None or anew else wire.ROLE_MASTER
+        return [wire.role_request(self._version, self._ask(ROLE, now), role, 0 if anew else self.token or 0)]
 
     def _on_role(self, message: wire.RoleReply, now: Moment) -> list[bytes]:
         if message.xid not in self._expected:
             return []
         out = []
-        if message.role != wire.ROLE_MASTER:
-            # All ones is "none was ever used".
-            generation = (message.generation_id + 1) & 0xFFFFFFFFFFFFFFFF
-            xid = self._ask("the master role", now)
-            out.append(wire.role_request(self._version, xid, wire.ROLE_MASTER, generation))
+        if self.token is None and message.role != wire.ROLE_SLAVE:
+            # With the generation that is in force: a greater one would shut out the active controller.
+            generation = 0 if message.generation_id == wire.NO_GENERATION else message.generation_id
+            out.append(wire.role_request(self._version, self._ask(ROLE, now), wire.ROLE_SLAVE, generation))
+        elif self.token is not None and message.role != wire.ROLE_MASTER:
+            return self._outbid(message.generation_id, now)
+        self._master = message.role == wire.ROLE_MASTER
         return out + self._answered(message.xid, now)
+
+    def _on_role_status(self, message: wire.RoleStatus, now: Moment) -> list[bytes]:
+        """Another controller was given the role that was ours; in OpenFlow 1.3 only the next change would tell."""
+        if self.token is None or message.role == wire.ROLE_MASTER:
+            return []
+        return self._outbid(message.generation_id, now)
+
+    def _outbid(self, generation: int, now: Moment) -> list[bytes]:
+        """Another controller is master by a greater token: this one changes nothing, says so, and asks again."""
+        why = f"another connection is master with generation {generation}, ours is {self.token}: nothing is changed"
+        self.changes.append(why)
+        self.report = replace(self.report, sync=Sync.FAILED, confirmed=-1, error=why)
+        self._state, self._deadline, self._expected = State.IDLE, None, {}
+        self._in_bundle, self._added, self._errors = None, {}, []
+        self._lost_role = True
+        self._try_later(now)
+        return self._compare(now)
 
     def _on_port(self, message: wire.PortStatus, now: Moment) -> list[bytes]:
         number, name = message.port.number, message.port.name
-        if message.reason == wire.PORT_DELETE:
-            if self._interfaces.pop(number, None) is None:
-                return []
-        elif self._interfaces.get(number) == name:
+        same = self._interfaces.get(number) == (None if message.reason == wire.PORT_DELETE else name)
+        for known in (self._interfaces, self._ports_read):  # of a list in several parts the rest may be on its way
+            if message.reason == wire.PORT_DELETE:
+                known.pop(number, None)
+            else:
+                known[number] = name
+        if same:
             return []  # a link went up or down: no flow depends on it
-        else:
-            self._interfaces[number] = name
         self._dirty = True
         if self._more:
             return []
-        self.report = replace(self.report, interfaces=dict(self._interfaces))
+        if self.reads:  # before, nothing was said of any port
+            # Whatever is in flight was not made for these ports: until it is looked at again, nothing is confirmed.
+            self.report = replace(self.report, sync=Sync.SYNCING, confirmed=-1, interfaces=dict(self._interfaces))
         return self.policy_changed(now)
 
     def _on_drift(self, now: Moment) -> list[bytes]:
         """Somebody has changed a flow of ours: a reading tells what."""
+        if self.token is None or self._lost_role:
+            return []  # it was the one whose turn it is
         self._drifted = now.seconds - self._drift_at < DRIFT_PAUSE
         if self._drifted:
             return []  # `tick` comes back to it: who changes flows all the time does not keep us busy
@@ -421,6 +511,12 @@ class Session:
     def _compare(self, now: Moment) -> list[bytes]:
         """Sends what makes the switch hold what it should; nothing to send is a confirmation too."""
         self._dirty = False
+        if self.token is None:
+            self.report = replace(
+                self.report, sync=Sync.STANDBY, confirmed=-1, error=None, interfaces=dict(self._interfaces)
+            )
+        if self.token is None or self._lost_role:
+            return self._read(now, everything=False) if self._resync or self._keep_flows else []
         history, units, cut = self._plan(self._interfaces)
         revision = history.revision
         if self._confirmed_at is not None and not history.knows(self._confirmed_at):
@@ -433,6 +529,8 @@ class Session:
             self.changes.append(Decision("fence lifted", {"revision": self.report.fence.revision}))
             self.report = replace(self.report, fence=None)
             return self._read(now, everything=True)  # and become its master again
+        if not self._master:
+            return self._read(now, everything=True)
         generation = self._desired.unit(GENERATION)
         fresh = not self._actual and not isinstance(generation, Generation)  # no connection has our generation yet
         if not isinstance(generation, Generation):
@@ -460,21 +558,25 @@ class Session:
             touched |= self._desired.put(FENCE, Fence(*history.point))
         changes = difference(self._desired, self._actual, None if looked is None else looked | touched)
         self._look_at = set()
-        slots = frozenset(unit.slot for unit in units.values() if isinstance(unit, PortProtection) and unit.tracked)
+        owners = frozenset(
+            Owner(unit.slot, mac_number(unit.mac))
+            for unit in units.values()
+            if isinstance(unit, PortProtection) and unit.tracked
+        )
         self.report = replace(self.report, interfaces=dict(self._interfaces))
         if not changes:
-            self._slots = slots
+            self._owners = owners
             return self._confirm(history.point, now, changed=False)
         # The same revision once more, and yet there is something to do: someone else has changed the switch.
         self._repairing = ()
         if self._auditing and revision == self.report.confirmed:
             self._repairing = self._told(wrong, now)
             self._repaired = len(wrong.delete) + len(wrong.put)
-        return self._send(changes, history.point, slots, now)
+        return self._send(changes, history.point, owners, now)
 
     def _fenced(self, held: Point, ours: Point, now: Moment) -> list[bytes]:
         """Somebody has given the switch a policy that ours does not descend from: it is left as it is."""
-        self._auditing = False
+        self._auditing = self._master = False
         first = self.report.fence != held
         why = (
             f"fenced: the switch holds revision {held.revision} of timeline {held.name}, which this controller's store"
@@ -502,9 +604,9 @@ class Session:
         ]
         return tuple(Drift(now.wall, what, _text(key, body)) for what, key, body in found[:MOST_TOLD])
 
-    def _send(self, changes: Difference[Key, Body], point: Point, slots: frozenset[int], now: Moment) -> list[bytes]:
+    def _send(self, changes: Difference[Key, Body], point: Point, owners: frozenset[Owner], now: Moment) -> list[bytes]:
         version, self._state, revision = self._version, State.ADDING, point.revision
-        self._in_bundle, self._point, self._bundle_slots = changes, point, slots
+        self._in_bundle, self._point, self._bundle_owners = changes, point, owners
         self._added, self._errors, self._expected = {}, [], {}
         self._bundle = self._bundle % 0xFFFFFFFF + 1
         # Work at a revision that was confirmed already: until it is done, nothing of this switch is known to be right.
@@ -513,14 +615,15 @@ class Session:
         out = []
         # The connection state of a slot's last owner must not serve the next.  A switch without any flow of ours has
         # been restarted: its connections, if the kernel kept them, are those of the slots' present owners.
+        new = _slots(owners - self._owners)
         if self._actual:
-            out += [wire.ct_flush_zone(version, self._next_xid(), slot) for slot in sorted(slots - self._slots)]
+            out += [wire.ct_flush_zone(version, self._next_xid(), slot) for slot in new]
         out.append(wire.bundle_open(version, self._next_xid(), self._bundle))
         for key in changes.delete:
             out.append(self._add(wire.DELETE_STRICT, key, None))
         for key, body in changes.put:
             out.append(self._add(wire.ADD, key, body))
-        for slot in sorted(slots - self._slots) if self._pickup_grace else ():
+        for slot in new if self._pickup_grace else ():
             out += [self._add(wire.ADD, key, body, self._pickup_grace) for key, body in _render(PickUp(slot))]
         out.append(wire.barrier(version, self._ask("a bundle", now)))
         return out
@@ -549,9 +652,10 @@ class Session:
         for key in changes.delete:
             self._actual.pop(key, None)
         self._actual.update(changes.put)
-        gone = self._slots - self._bundle_slots
-        out = [wire.ct_flush_zone(self._version, self._next_xid(), slot) for slot in sorted(gone)]
-        self._slots = self._bundle_slots
+        # Of a slot that changed hands also what its former owner opened while the bundle was on its way.
+        gone = _slots(self._owners - self._bundle_owners)
+        out = [wire.ct_flush_zone(self._version, self._next_xid(), slot) for slot in gone]
+        self._owners = self._bundle_owners
         counts = {"deleted": len(changes.delete), "added": len(changes.put), "flows": len(self._desired)}
         self.changes.append(Decision("change in force", {"revision": self._point.revision, **counts}))
         return out + self._confirm(self._point, now, changed=True)
@@ -599,6 +703,9 @@ class Session:
             if asked is not None:
                 return self._refused(now)
             return []
+        if asked == ROLE and "STALE" in error.text:
+            del self._expected[error.xid]
+            return self._ask_role(now, anew=True)
         if asked is not None:
             self.dead = f"{error.text} in answer to {asked}"
         elif self._unexplained == MOST_ERRORS:
@@ -625,9 +732,12 @@ class Session:
         self._expected = {}
         self._look_at = None
         self._lost_role = "IS_SLAVE" in error.text
+        self._try_later(now)
+        return self._next(now)
+
+    def _try_later(self, now: Moment) -> None:
         self._retry_at = now.seconds + self._retry_after
         self._retry_after = min(RETRY_MOST, self._retry_after * 2)
-        return self._next(now)
 
     # ---- xids
 
@@ -672,6 +782,27 @@ def _render(unit: Unit | PickUp) -> list[tuple[Key, Body]]:
         )
         for flow in unit.flows()
     ]
+
+
+def _owners(flows: Iterable[wire.RawFlow]) -> frozenset[Owner]:
+    """Whose zones are in use: those of ports that are tracked, as the flows that send packets there say.
+
+    Also when another layout made them: the connections are the same.
+    """
+    found = set()
+    for flow in flows:
+        if flow.table == DISPATCH.id and flow.priority in (110, 112) and flow.cookie >> 40 & 0xFF == Kind.PORT:
+            try:
+                to = wire.decode_match(flow.match).get("eth_dst")
+            except wire.DecodeError:
+                continue  # not a flow of ours
+            if to is not None:
+                found.add(Owner(flow.cookie & 0xFFFFFFFF, to.value))
+    return frozenset(found)
+
+
+def _slots(owners: Iterable[Owner]) -> list[int]:
+    return sorted({owner.slot for owner in owners})
 
 
 def _judges(key: Key) -> bool:

@@ -46,17 +46,18 @@ from .replies import (
     PortStatus,
     RawFlow,
     RoleReply,
+    RoleStatus,
     decode,
     decode_flow,
 )  # fmt: skip
 
 __all__ = [
     "ADD", "ALL_TABLES", "BUNDLE_CLOSE", "BUNDLE_COMMIT", "BUNDLE_DISCARD", "BUNDLE_OPEN", "DELETE",
-    "DELETE_STRICT", "OF13", "OF14", "PORT_ADD", "PORT_DELETE", "PORT_MODIFY", "ROLE_EQUAL", "ROLE_MASTER",
-    "ROLE_SLAVE",
+    "DELETE_STRICT", "NO_GENERATION", "OF13", "OF14", "PORT_ADD", "PORT_DELETE", "PORT_MODIFY", "ROLE_EQUAL",
+    "ROLE_MASTER", "ROLE_NO_CHANGE", "ROLE_SLAVE",
     "BarrierReply", "BundleReply", "ConfigReply", "DecodeError", "DescReply", "EchoReply", "Error",
     "FlowMonitorReply", "FlowStatsReply", "FlowUpdate",
-    "Message", "Other", "PortDescReply", "PortInfo", "PortStatus", "RawFlow", "RoleReply",
+    "Message", "Other", "PortDescReply", "PortInfo", "PortStatus", "RawFlow", "RoleReply", "RoleStatus",
     "barrier", "bundle_add", "bundle_commit", "bundle_discard", "bundle_open", "ct_flush_zone", "decode",
     "decode_flow", "decode_instructions", "decode_match", "desc_request", "echo_request",
     "encode_instructions", "encode_match", "flow_mod", "flow_monitor_request", "flow_stats_request", "get_config",
@@ -64,7 +65,8 @@ __all__ = [
 ]  # fmt: skip
 
 ADD, DELETE, DELETE_STRICT = 0, 3, 4  # flow-mod commands
-ROLE_EQUAL, ROLE_MASTER, ROLE_SLAVE = 1, 2, 3
+ROLE_NO_CHANGE, ROLE_EQUAL, ROLE_MASTER, ROLE_SLAVE = 0, 1, 2, 3
+NO_GENERATION = 0xFFFFFFFFFFFFFFFF  # what a switch tells that was never asked for a role
 ALL_TABLES = 255
 
 _ECHO_REQUEST, _EXPERIMENTER, _GET_CONFIG_REQUEST, _SET_CONFIG, _FLOW_MOD = 2, 4, 7, 9, 14
@@ -204,10 +206,15 @@ def port_desc_request(version: int, xid: int) -> bytes:
     return _multipart(version, xid, PORT_DESC)
 
 
-def flow_stats_request(version: int, xid: int, cookie: int = 0, cookie_mask: int = 0, table: int = ALL_TABLES) -> bytes:
-    """The flows of a table, or of all, whose cookie has the given bits where the mask has ones."""
+def flow_stats_request(
+    version: int, xid: int, cookie: int = 0, cookie_mask: int = 0, table: int = ALL_TABLES, match: bytes = _EMPTY_MATCH
+) -> bytes:
+    """The flows of a table, or of all, whose cookie has the given bits where the mask has ones.
+
+    `match`: of these the ones that match nothing else.
+    """
     body = struct.pack("!B3xII4xQQ", table, _ANY, _ANY, cookie, cookie_mask)
-    return _multipart(version, xid, FLOW, body + _EMPTY_MATCH)
+    return _multipart(version, xid, FLOW, body + match)
 
 
 def flow_monitor_request(version: int, xid: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -179,7 +180,7 @@ def _networks_of(policy: Policy, droplet_ids: Iterable[int]) -> set[Network]:
 
 def ports_here(policy: Policy, dpid: str, interfaces: Mapping[int, str]) -> list[tuple[Port, int]]:
     """The droplet ports of a hypervisor whose interface is there, with its OpenFlow number; by slot."""
-    numbers = {name: ofport for ofport, name in interfaces.items()}
+    numbers = numbers_of(interfaces)
     found: dict[int, Port] = {}
     for port in sorted((policy.ports[p] for p in policy.ports_on.get(dpid, ())), key=lambda port: port.slot):
         ofport = port.number if port.interface is None else numbers.get(port.interface)
@@ -187,6 +188,16 @@ def ports_here(policy: Policy, dpid: str, interfaces: Mapping[int, str]) -> list
             # Registered by name and, as another port, by the number of that name: the older registration holds.
             found.setdefault(ofport, port)
     return sorted(((port, ofport) for ofport, port in found.items()), key=lambda pair: pair[0].slot)
+
+
+def numbers_of(interfaces: Mapping[int, str]) -> dict[str, int]:
+    """The OpenFlow number of each interface.
+
+    A name that several have is nobody's: OpenFlow cuts names after 15 characters, and one of two must not be taken
+    for the other.
+    """
+    names = Counter(interfaces.values())
+    return {name: ofport for ofport, name in interfaces.items() if names[name] == 1}
 
 
 def flood_here(policy: Policy, dpid: str, interfaces: Mapping[int, str], rulings: Rulings) -> Flood:

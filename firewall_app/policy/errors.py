@@ -10,6 +10,7 @@
       SwitchError                    the store holds it; the controller keeps trying, the switch stays closed
         Unreachable                  the switch does not answer
       StoreError                     nothing is in force that was not; what was asked may have been kept
+        Standby                      nothing was changed: another controller is the one that writes
 
 Which HTTP status each becomes is said in one place, `api/errors.py`.
 """
@@ -89,3 +90,14 @@ class Unreachable(SwitchError):
 
 class StoreError(FirewallError):
     """The store failed.  Nothing is in force that was not; a commit whose answer was lost may have been kept."""
+
+
+class Standby(StoreError):
+    """Another controller has the lease: this one writes neither to the store nor to switches.
+
+    `active`: where that one's REST API is; empty when it is not known.
+    """
+
+    def __init__(self, active: str = "") -> None:
+        super().__init__(f"this controller stands by; the active one is {f'at {active}' if active else 'another'}")
+        self.active = active

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from .errors import Conflict
 from .model import (
     Droplet,
     Entity,
@@ -254,22 +255,27 @@ class Draft:
         self.counters = Counters(self.counters.rule + 1, self.counters.slot)
         return self.counters.rule
 
-    def new_slot(self) -> int:
+    def new_slot(self, dpid: str = "") -> int:
         """The next slot that no port of any hypervisor has; when all are given, the next one that fewest have.
+
+        Never one of another port of hypervisor `dpid`; raises Conflict when those have all.
 
         In turn rather than lowest-first, so that a slot rests before it is used again; unique over hypervisors,
         since bridges of one host share conntrack zones and OpenFlow does not tell which bridges do.
         """
         span = LAST_SLOT - FIRST_SLOT + 1
-        slots = self.peek().slots
+        now = self.peek()
+        here = now.ports_on.get(dpid, frozenset())
         best, fewest = 0, 1 << 30
         for step in range(1, span + 1):
             slot = FIRST_SLOT + (self.counters.slot - FIRST_SLOT + step) % span
-            users = len(slots.get(slot, ()))
-            if users < fewest:
-                best, fewest = slot, users
-            if users == 0:
+            users = now.slots.get(slot, frozenset())
+            if len(users) < fewest and not users & here:
+                best, fewest = slot, len(users)
+            if not users:
                 break
+        if not best:
+            raise Conflict(f"all {span} slots are given to ports of hypervisor {dpid}")
         self.counters = Counters(self.counters.rule, best)
         return best
 

@@ -8,7 +8,7 @@ go on meanwhile and see the policy before or after, never between.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
@@ -17,7 +17,7 @@ from .. import logs
 from ..history import History, Point
 from ..pipeline.compile import Rulings, units
 from ..pipeline.flow import Flow
-from ..policy.errors import Crowded, Invalid, NotFound, StoreError, Unreachable
+from ..policy.errors import Crowded, Invalid, NotFound, Standby, StoreError, Unreachable
 from ..policy.model import Droplet, Firewall
 from ..policy.policy import Change, Counters, Draft, Policy
 from ..progress import Progress, SwitchReport, Sync, Wanted
@@ -165,7 +165,11 @@ class Core:
         runtime: Runtime,
         rulings: Rulings | None = None,
         limits: Limits | None = None,
+        token: int | None = 1,
     ) -> None:
+        """`token`: under which the lease is ours; None: another controller has it, and this one stands by."""
+        self.token = token
+        self.active = ""  # where the controller is that has the lease, when it is another
         self._kept = policy, history  # as one: a thread that reads them never has one of before and one of after
         self.progress = Progress(history.revision)
         self.rulings = rulings or Rulings()
@@ -221,6 +225,7 @@ class Core:
 
     def keep(self, deed: Deed, work: Callable[[Entry | None], None], entry: Entry | None) -> None:
         """Has the store change something beside the policy, together with its line in the audit log; while `alone`."""
+        self.check_active()
         self.stored(lambda: work(entry), writes=True)
         deed.noted = True
 
@@ -231,6 +236,7 @@ class Core:
         keeps them.
         """
         with self.alone() as deed:
+            self.check_active()
             if deed.key is not None:
                 deed.made_before = self._made_before(deed.key)
             if deed.condition is not None:
@@ -325,6 +331,9 @@ class Core:
             raise StoreError(f"the store has been busy for {PATIENCE} s")
         try:
             done = self.runtime.aside(work)
+        except Standby as another:
+            self.stand_by(another.active)
+            raise
         except StoreError as error:
             if not self._store_fails:
                 LOG.error("the store fails", error=error)
@@ -342,17 +351,19 @@ class Core:
 
     def _catch_up(self) -> None:
         """After a commit that failed: it may have been kept all the same, or another controller has written."""
-        try:
-            if self.stored(self.store.newest) == self.history.point:
-                return
-            policy, history = self.stored(self.store.load)
-        except StoreError:
-            return  # the store is away; what is in force stays in force
+        with suppress(StoreError):  # the store is away; what is in force stays in force
+            if self.stored(self.store.newest) != self.history.point:
+                self._take_up()
+
+    def _take_up(self) -> None:
+        """What the store holds, when that is not what is in force; while `alone`.  Raises StoreError."""
+        policy, history = self.stored(self.store.load)
         if history != self.history:
             ours, found = self.history.point, history.point
-            LOG.warning(
-                "the store has moved on by itself", revision=found.revision, timeline=found.name,
-                was_revision=ours.revision, was_timeline=ours.name,
+            say = LOG.debug if self.token is None else LOG.warning
+            say(
+                "the store has moved on by itself",
+                revision=found.revision, timeline=found.name, was_revision=ours.revision, was_timeline=ours.name,
             )  # fmt: skip
             self.store.branch()
             self._cuts.clear()
@@ -361,14 +372,14 @@ class Core:
             self.progress.restarted(history.revision)
             self._all_look()
 
-    def follow(self) -> None:
+    def follow(self, whole: bool = False) -> None:
         """Takes up what has happened to the store behind our back: another controller's change, a restored backup.
 
-        Raises StoreError.
+        `whole`: also what the newest point does not tell.  Raises StoreError.
         """
-        if self.stored(self.store.newest) != self.history.point:
+        if whole or self.stored(self.store.newest) != self.history.point:
             with self.alone():
-                self._catch_up()
+                self._take_up()
 
     def supersede(self, point: Point, deed: Deed, entry: Entry | None) -> None:
         """From now on this store goes before a timeline of another; while `alone`."""
@@ -393,6 +404,28 @@ class Core:
         """Lines of the audit log (`store.Store.entries`); other work of the store goes on meanwhile."""
         with self._reading:
             return self.runtime.aside(lambda: self.store.entries(wanted, first, count))
+
+    # ---- one of several controllers
+
+    def lead(self, token: int) -> None:
+        """The lease is ours, and the policy the newest: this controller drives the switches."""
+        if token != self.token:
+            LOG.warning("active: this controller has the lease", token=token)
+            self.token, self.active, self._takes_writes = token, "", True
+            self._all_look()
+
+    def stand_by(self, active: str) -> None:
+        """The lease is another's.  Before anything else nothing is sent to switches any more."""
+        if self.token is not None:
+            self.token = None
+            LOG.warning("standby: another controller has the lease", active=active or None)
+            self._all_look()
+        self.active = active
+
+    def check_active(self) -> None:
+        """Raises Standby when the lease is another's."""
+        if self.token is None:
+            raise Standby(self.active)
 
     # ---- switches
 
@@ -460,9 +493,9 @@ class Core:
 
     def ready(self) -> list[str]:
         """Why the service is not ready; empty when it is."""
-        problems = []
+        problems = [] if self.token is not None else ["standby: another controller is active"]
         try:
-            if self._takes_writes:
+            if self._takes_writes or self.token is None:
                 self.stored(self.store.ping)
             elif abs(self.runtime.now() - self._probed) >= PROBE:  # however many ask, and whichever way clocks jump
                 self._probed = self.runtime.now()
@@ -473,7 +506,8 @@ class Core:
             LOG.error("the store is not reachable", error=error)
             problems.append("store: not reachable")  # anyone may ask; the words are for the log
         for dpid, report in sorted(self.progress.reports.items()):
-            if dpid in self.policy.hypervisors and report.connected and report.sync is not Sync.IN_SYNC:
+            out_of_step = report.connected and report.sync not in (Sync.IN_SYNC, Sync.STANDBY)
+            if dpid in self.policy.hypervisors and out_of_step:
                 problems.append(f"hypervisor {dpid}: {'fenced' if report.fence else report.sync.value}")
         return problems
 

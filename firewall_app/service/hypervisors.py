@@ -137,7 +137,7 @@ def put_port(core: Core, wanted: Port) -> Written[tuple[Port, bool]]:
             interfaces = core.progress.report(wanted.hypervisor).interfaces
             _no_uplink(policy.hypervisors[wanted.hypervisor], wanted, interfaces)
         stays = old is not None and (old.droplet_id, old.hypervisor) == (wanted.droplet_id, wanted.hypervisor)
-        slot = old.slot if old is not None and stays else draft.new_slot()
+        slot = old.slot if old is not None and stays else draft.new_slot(wanted.hypervisor)
         port = replace(wanted, slot=slot, created_at=old.created_at if old else core.runtime.now())
         draft.put(port)
         own = policy.port_rules.get(port.id)

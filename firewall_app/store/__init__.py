@@ -2,6 +2,7 @@
 
     store.py       load, commit, tokens: what the rest of the program calls
     writes.py      changes as the fewest rows to write
+    lease.py       which of several controllers may write
     journal.py     the audit log, and requests that must not be done twice
     codec.py       entities as rows, and back
     schema.py      the tables as they are now
@@ -13,6 +14,7 @@
 Synchronous, and knows nothing of threads: calls may come from different threads, never two at a time.
 """
 
+from .lease import Lease
 from .store import Store
 
-__all__ = ["Store"]
+__all__ = ["Lease", "Store"]

@@ -35,21 +35,41 @@ if TYPE_CHECKING:
 LOG = logs.get(__name__)
 BUSY_SECONDS = 5  # how long to wait for another process that is writing
 NETWORK_SECONDS = 10  # how long a PostgreSQL server may be silent on the network
+# The server's side: it ends a session whose client is gone, or hangs within a transaction, and with it its locks.
+_SESSION = {
+    "tcp_keepalives_idle": "6s",
+    "tcp_keepalives_interval": "2s",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": f"{NETWORK_SECONDS}s",
+    "idle_in_transaction_session_timeout": "60s",
+}
 APPLICATION = "cloud-firewall"  # how a PostgreSQL server knows our connections
 
 # One lock per database for those that start at the same time; the number is any that others are unlikely to use.
 _MIGRATION_LOCK = 0x636C6F7564_6677
 
 
+class Unprepared(StoreError):
+    """There are no tables, or older ones than this program needs, and they may not be made or upgraded now."""
+
+
 class Database:
     """An open database with tables as this program knows them."""
 
+    guard: Callable[[Connection], None] | None = None  # asked first in every transaction that writes
+    may_upgrade: Callable[[], bool] | None = None  # whether tables may be upgraded now; None: by `as_it_is`
+
     def __init__(
-        self, url: str | URL, as_it_is: bool = False, before: Callable[[Connection], None] | None = None
+        self,
+        url: str | URL,
+        as_it_is: bool = False,
+        before: Callable[[Connection], None] | None = None,
+        looks: bool = True,
     ) -> None:
         """Opens, creates or upgrades; with `as_it_is` opens only what needs neither.  Raises StoreError.
 
-        `before` is called before anything is created or upgraded, and may raise StoreError.
+        `before` is called before anything is created or upgraded, and may raise StoreError.  Without `looks` there may
+        be any tables or none; with PostgreSQL alone.
         """
         self.url = _parsed(url)
         self.name = self.url.set(query={}).render_as_string(hide_password=True)  # a query may hold a password, too
@@ -67,8 +87,9 @@ class Database:
         event.listen(self._engine, "connect", self._connected)
         self._creates = self._upgrades = not as_it_is
         self._before = before
+        self._looks = looks
         try:
-            with self.reading("open") if as_it_is else self.writing("open"):
+            with self.reading("open") if as_it_is or not looks else self.writing("open"):
                 pass
         except BaseException:
             self.close()
@@ -90,6 +111,8 @@ class Database:
     def writing(self, what: str) -> Iterator[Connection]:
         """One transaction, kept when the block ends and undone when it raises.  Database errors become StoreErrors."""
         with self._transaction(self._engine, what) as connection:
+            if self.guard is not None:
+                self.guard(connection)
             yield connection
 
     def close(self) -> None:
@@ -100,7 +123,7 @@ class Database:
         with told(f"cannot {what} in {self.name}"):
             self._find_again()
             with engine.connect() as connection:
-                if self._unseen:
+                if self._unseen and self._looks:
                     self._look(connection)
                 with connection.begin():
                     yield connection
@@ -115,7 +138,8 @@ class Database:
                 _check_pages(connection)
             if self._before is not None:
                 self._before(connection)
-            self.is_new |= _upgrade(connection, self.name, self._creates, self._upgrades)
+            upgrades = self._upgrades if self.may_upgrade is None else self.may_upgrade()
+            self.is_new |= _upgrade(connection, self.name, self._creates, upgrades)
         if self.path is not None:
             files = _Files.of(self.path)
             if files.database != self._opened:
@@ -130,7 +154,7 @@ class Database:
         found = _Files.of(self.path)
         if found.database is None or not self.path.stat().st_size:
             # Never made anew: an empty policy would be taken for the policy.
-            raise StoreError(f"{self.path} is not there, or empty; put it back, or restore a backup")
+            raise Unprepared(f"{self.path} is not there, or empty; put it back, or restore a backup")
         if self._files is None:
             self._engine.dispose()  # what was opened last was no store, and may stand no longer where it stood
             return
@@ -299,7 +323,8 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 
 def _prepare_postgresql(connection: Any, _record: object) -> None:
-    connection.execute(f"SET lock_timeout = '{BUSY_SECONDS}s'")
+    for name, value in {"lock_timeout": f"{BUSY_SECONDS}s", **_SESSION}.items():
+        connection.execute(f"SET {name} = '{value}'")
     connection.commit()
 
 
@@ -333,7 +358,7 @@ def _upgrade(connection: Connection, name: str, creates: bool, upgrades: bool) -
     newest = scripts.get_current_head()
     found = MigrationContext.configure(connection).get_current_heads()
     if not found and not creates:
-        raise StoreError(f"{name} is empty or not of this program; restore a backup")
+        raise Unprepared(f"{name} is empty or not of this program; restore a backup")
     if not known.issuperset(found):
         raise StoreError(
             f"{name} has schema version {', '.join(found)}, this program knows up to {newest}: a newer program has "
@@ -342,7 +367,7 @@ def _upgrade(connection: Connection, name: str, creates: bool, upgrades: bool) -
     if found == (newest,):
         return False
     if not upgrades:
-        raise StoreError(f"{name} has schema version {', '.join(found)}, this program {newest}: an older one wrote it")
+        raise Unprepared(f"{name} has schema version {', '.join(found)}, this program {newest}: an older one wrote it")
     config.attributes["connection"] = connection
     if connection.dialect.name == "postgresql":
         _driver(connection).patience = None  # moving many rows may take long

@@ -204,3 +204,13 @@ superseded = Table(
     Column("timeline", Number, primary_key=True, autoincrement=False),
     Column("revision", Number, nullable=False),
 )
+
+# Which controller may write; one row, "active".  See lease.py.
+lease = Table(
+    "lease",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("token", Number, nullable=False),
+    Column("process", Text, nullable=False),
+    Column("url", Text, nullable=False),
+)

@@ -27,7 +27,8 @@ from ..policy.policy import Change, Counters, Numbered, Policy, key_of
 from ..records import Entry, Key, Note, Token
 from . import codec, journal, schema
 from .codec import Row
-from .database import Database, told
+from .database import Database, Unprepared, told
+from .lease import Lease
 from .writes import write
 
 T = TypeVar("T")
@@ -52,14 +53,35 @@ class Store:
         self.branch()
 
     @classmethod
-    def open(cls, url: str) -> Store:
-        """Opens `sqlite:////path` or `postgresql://user@host/name`; creates what is missing, upgrades what is old."""
-        database = Database(url)
+    def open(cls, url: str, as_it_is: bool = False) -> Store:
+        """Opens `sqlite:////path` or `postgresql://user@host/name`; creates what is missing, upgrades what is old.
+
+        `as_it_is`: or raises Unprepared.
+        """
+        database = Database(url, as_it_is)
         try:
-            return cls(database, Database(url))
+            return cls(database, Database(url, as_it_is))
         except BaseException:
             database.close()
             raise
+
+    @classmethod
+    def leased(cls, url: str, lease: Lease, wait: Callable[[str], None]) -> Store:
+        """Opens a store that several controllers may share: nothing is written to it but under the lease.
+
+        Only the one that has the lock makes or upgrades tables.  Until they are what this program needs, `wait` is
+        called again and again, with the reason.
+        """
+        while True:
+            try:
+                store = cls.open(url, as_it_is=not lease.lock())
+                break
+            except Unprepared as error:
+                wait(f"another controller is active, and {error}")
+        store._database.guard = lease.check
+        for database in (store._database, store._reader):  # also when another one is found in its place later
+            database.may_upgrade = lease.is_locked
+        return store
 
     @property
     def name(self) -> str:
