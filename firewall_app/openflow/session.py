@@ -108,7 +108,7 @@ class State(Enum):
 class Session:
     """The conversation with one connected switch."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - one line for each thing that is known of a switch
         self, dpid: str, version: int, plan: Plan, now: Moment, address: str | None = None, *,
         reply_timeout: float = 30, audit_interval: float = 300, pickup_grace: int = 0,
         forget_cached: bool | None = None, token: int | None = 1, history: Callable[[], History] | None = None,
@@ -130,12 +130,13 @@ class Session:
         self._pickup_grace = pickup_grace
         self._forget_cached = forget_cached  # None: by the switch's version
         self._state = State.READING
-        self._xid = 0x80000000
+        self._xid = _FIRST_XID
         self._bundle = 0
         self._discard: int | None = None  # the xid of the last; a switch that has forgotten the bundle refuses it
         self._expected: dict[int, str] = {}  # xids that must be answered, and what was asked
         self._coming: dict[int, int] = {}  # bytes of answers that have come so far, and are not complete
         self._unexplained = 0  # errors
+        self._abandoned = 0  # the last xid of what was given up; answers to it may still come
         self._deadline: float | None = None
         self._dirty = False
         self._more = False
@@ -252,6 +253,8 @@ class Session:
             return []
         if self._state is State.UNFIT:
             return []
+        if self._of_before(message):
+            return []
         problem = self._out_of_turn(message, len(data))
         if problem is not None:
             self.dead = problem
@@ -301,6 +304,13 @@ class Session:
                 return []
         return self._answered(message.xid, now)
 
+    def _of_before(self, message: wire.Message) -> bool:
+        """Whether a message answers what was given up, when the role or the policy became another meanwhile."""
+        if type(message) not in _ANSWERS and not isinstance(message, wire.Error):
+            return False
+        known = message.xid in self._expected or message.xid in (self._counting, self._monitor, self._discard)
+        return _FIRST_XID <= message.xid <= self._abandoned and not known
+
     def _out_of_turn(self, message: wire.Message, size: int) -> str | None:
         """Why a message cannot be part of this conversation; None when it can.
 
@@ -330,6 +340,7 @@ class Session:
         if self._state is State.UNFIT:
             return []
         self._in_bundle, self._added, self._errors = None, {}, []
+        self._abandoned = self._xid
         self._lost_role = False
         self._retry_at, self._retry_after = None, RETRY_FIRST
         self._repairing = ()
@@ -467,6 +478,7 @@ class Session:
         self.report = replace(self.report, sync=Sync.FAILED, confirmed=-1, error=why)
         self._state, self._deadline, self._expected = State.IDLE, None, {}
         self._in_bundle, self._added, self._errors = None, {}, []
+        self._abandoned = self._xid
         self._lost_role = True
         self._try_later(now)
         return self._compare(now)
@@ -753,12 +765,13 @@ class Session:
         return xid
 
 
+_FIRST_XID = 0x80000000
 # Which questions a message may answer.  The replies to opening and discarding a bundle are not waited for.
 _ANSWERS: dict[type, tuple[str, ...]] = {
     wire.DescReply: ("its version",),
     wire.PortDescReply: ("its ports",),
-    wire.RoleReply: ("its role", "the master role"),
-    wire.FlowStatsReply: ("its flows",),
+    wire.RoleReply: (ROLE,),
+    wire.FlowStatsReply: ("its flows", "its fence"),
     wire.BarrierReply: ("a barrier", "a bundle"),
     wire.BundleReply: ("a commit",),
 }
