@@ -444,6 +444,7 @@ def test_T171_T172_a_greater_token_takes_over_without_a_change_and_the_older_one
     assert dump(ovs, bridge) == held
     old.feed(old.session.stand_by(moment()))
     old.settle()
+    assert old.session.dead is None
     assert old.session.report.sync is Sync.STANDBY
     new_plan.change(with_inbound(new_plan.policy))
     new.policy_changed()

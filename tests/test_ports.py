@@ -375,12 +375,16 @@ def test_a_list_of_ports_in_parts_takes_up_what_happens_between_them(world):
     assert status(world, "p2") == (Status.SUCCEEDED, 4)
 
 
-def test_an_answer_about_ports_that_nobody_asked_for_changes_nothing(world):
+def test_an_answer_about_ports_that_nobody_asked_for_ends_the_connection_and_changes_nothing(world):
     host = world.hosts[A]
-    host.to_controller.append(message(19, 7, b"\0\x0d\0\0\0\0\0\0" + port_bytes(9, "tap1")))
-    world.settle()
-    host.resync()
+    before = dict(host.switch.flows)
+    session, now = host.session, host.now
+    assert session.receive(message(19, 7, b"\0\x0d\0\0\0\0\0\0" + port_bytes(9, "tap1")), now) == []
+    assert session.dead == "PortDescReply answers nothing that it was asked"
+    assert 9 not in session.report.interfaces
+    host.hang_up()
     world.check()
+    assert host.switch.flows == before
 
 
 def test_of_two_ports_with_one_name_neither_is_the_droplets(world):

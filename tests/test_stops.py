@@ -47,9 +47,16 @@ class Site:
     def change(self, number: int) -> int:
         return self.call("PUT", self.path, {**self.body, "inbound_rules": [rule(number)]}).status
 
+    def dump(self) -> str | None:
+        """What the bridge holds; None when it does not answer."""
+        try:
+            return self.ovs.ofctl("-O", "OpenFlow14", "--no-stats", "--no-names", "dump-flows", "br0")
+        except RuntimeError:
+            return None
+
     def opened(self) -> set[int]:
         """The TCP ports that the bridge's flows open to the droplet."""
-        found = self.ovs.ofctl("-O", "OpenFlow14", "--no-stats", "--no-names", "dump-flows", "br0").split("tp_dst=")
+        found = (self.dump() or "").split("tp_dst=")
         return {int(text.split(",")[0].split()[0]) for text in found[1:]} & set(range(1000, 2000))
 
     def follows(self, number: int) -> None:
@@ -97,7 +104,8 @@ def kill_both(site: Site, _: Server) -> Callable[[], None]:
 
     def back() -> None:
         site.ovs.start_vswitchd()
-        assert "actions=" not in site.ovs.ofctl("-O", "OpenFlow14", "dump-flows", "br0")
+        wait_until("the bridge to be there", lambda: site.dump() is not None, 30)
+        assert site.dump() == "", "nothing passes"
         assert "fail_mode: secure" in site.ovs.vsctl("show")
         site.controller.start()
 

@@ -134,6 +134,7 @@ class Session:
         self._bundle = 0
         self._discard: int | None = None  # the xid of the last; a switch that has forgotten the bundle refuses it
         self._expected: dict[int, str] = {}  # xids that must be answered, and what was asked
+        self._given_up: set[int] = set()  # xids of what was asked, and whose answer means nothing any more
         self._coming: dict[int, int] = {}  # bytes of answers that have come so far, and are not complete
         self._unexplained = 0  # errors
         self._abandoned = 0  # the last xid of what was given up; answers to it may still come
@@ -322,6 +323,10 @@ class Session:
             return f"it has more than {MOST_PORTS} ports"
         if type(message) not in _ANSWERS or (isinstance(message, wire.BundleReply) and not _commits(message)):
             return None
+        if message.xid in self._given_up:
+            if not getattr(message, "more", False):
+                self._given_up.discard(message.xid)
+            return None
         if self._expected.get(message.xid) not in _ANSWERS[type(message)] and message.xid != self._counting:
             return f"{kind} answers nothing that it was asked"
         if message.xid == self._counting and not isinstance(message, wire.FlowStatsReply):
@@ -350,7 +355,7 @@ class Session:
         self._state = State.READING
         self._resync = False
         self._reading, self._flows_asked = [], False
-        self._expected = {}
+        self._give_up()
         self._coming = {}
         if everything:
             self._master = False
@@ -476,7 +481,8 @@ class Session:
         why = f"another connection is master with generation {generation}, ours is {self.token}: nothing is changed"
         self.changes.append(why)
         self.report = replace(self.report, sync=Sync.FAILED, confirmed=-1, error=why)
-        self._state, self._deadline, self._expected = State.IDLE, None, {}
+        self._state = State.IDLE
+        self._give_up()
         self._in_bundle, self._added, self._errors = None, {}, []
         self._abandoned = self._xid
         self._lost_role = True
@@ -588,8 +594,8 @@ class Session:
 
     def _fenced(self, held: Point, ours: Point, now: Moment) -> list[bytes]:
         """Somebody has given the switch a policy that ours does not descend from: it is left as it is."""
+        first, was_master = self.report.fence != held, self._master
         self._auditing = self._master = False
-        first = self.report.fence != held
         why = (
             f"fenced: the switch holds revision {held.revision} of timeline {held.name}, which this controller's store"
             f" (revision {ours.revision} of timeline {ours.name}) does not descend from: an older backup was restored,"
@@ -604,8 +610,12 @@ class Session:
         if not first:
             return self._next(now)
         self.changes.append(Decision("fenced", {"revision": ours.revision, "error": why}, serious=True))
+        if not was_master:
+            return self._next(now)
         # Whoever gave it that policy may go on: we are not its master.
-        return [wire.role_request(self._version, self._next_xid(), wire.ROLE_EQUAL), *self._next(now)]
+        xid = self._next_xid()
+        self._given_up.add(xid)
+        return [wire.role_request(self._version, xid, wire.ROLE_EQUAL), *self._next(now)]
 
     def _told(self, wrong: Difference[Key, Body], now: Moment) -> tuple[Drift, ...]:
         """What somebody else has done, for people: the first of it."""
@@ -619,7 +629,8 @@ class Session:
     def _send(self, changes: Difference[Key, Body], point: Point, owners: frozenset[Owner], now: Moment) -> list[bytes]:
         version, self._state, revision = self._version, State.ADDING, point.revision
         self._in_bundle, self._point, self._bundle_owners = changes, point, owners
-        self._added, self._errors, self._expected = {}, [], {}
+        self._added, self._errors = {}, []
+        self._give_up()
         self._bundle = self._bundle % 0xFFFFFFFF + 1
         # Work at a revision that was confirmed already: until it is done, nothing of this switch is known to be right.
         known = self.report.confirmed if revision > self.report.confirmed else -1
@@ -741,7 +752,7 @@ class Session:
         self.changes.append(Decision("change refused", refused, serious=True))
         self.report = replace(self.report, sync=Sync.FAILED, failed=self._point.revision, error=words)
         self._state, self._deadline, self._in_bundle, self._added = State.IDLE, None, None, {}
-        self._expected = {}
+        self._give_up()
         self._look_at = None
         self._lost_role = "IS_SLAVE" in error.text
         self._try_later(now)
@@ -757,6 +768,11 @@ class Session:
         # The upper half: Ryu numbers its own messages in the lower.
         self._xid = 0x80000000 | (self._xid + 1) & 0x7FFFFFFF
         return self._xid
+
+    def _give_up(self) -> None:
+        """What was asked is of no use any more; answers to it may be on their way."""
+        self._given_up |= self._expected.keys()
+        self._expected, self._deadline = {}, None
 
     def _ask(self, what: str, now: Moment) -> int:
         xid = self._next_xid()

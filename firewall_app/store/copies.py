@@ -206,7 +206,7 @@ def _digest(plain: sqlite3.Connection) -> str:
 
 
 def _rows(connection: Connection) -> dict[str, int]:
-    always = (schema.counters, schema.timelines)  # which an empty store has, too
+    always = (schema.counters, schema.timelines, schema.lease)  # which an empty store has, too
     tables = (table for table in schema.metadata.sorted_tables if table not in always)
     return {table.name: connection.execute(select(func.count()).select_from(table)).scalar_one() for table in tables}
 
