@@ -202,8 +202,20 @@ def test_answers_to_what_was_given_up_are_passed_over():
     for data in late:
         for answer in talk.switch.answer(data):
             talk.hear(answer)
-    for _ in range(2 * session_module.MOST_ERRORS):
-        talk.hear(message(1, int.from_bytes(late[0][4:8], "big"), bytes(4)))
+    assert talk.session.dead is None
+    talk.exchange(asked)
+    assert talk.report.sync is Sync.IN_SYNC
+
+
+def test_late_errors_about_a_bundle_that_was_given_up_are_passed_over():
+    talk = Talk()
+    talk.switch.mute = frozenset({20})
+    talk.change(without_first_rule(talk.policy))
+    adds = sorted(talk.session._added)
+    talk.switch.mute = frozenset()
+    asked = talk.session.lead(8, talk.now)
+    for xid in adds * session_module.MOST_ERRORS:
+        talk.hear(message(1, xid, bytes([0, 1, 0, 10])))
     assert talk.session.dead is None
     talk.exchange(asked)
     assert talk.report.sync is Sync.IN_SYNC

@@ -130,14 +130,14 @@ class Session:
         self._pickup_grace = pickup_grace
         self._forget_cached = forget_cached  # None: by the switch's version
         self._state = State.READING
-        self._xid = _FIRST_XID
+        self._xid = 0x80000000
         self._bundle = 0
         self._discard: int | None = None  # the xid of the last; a switch that has forgotten the bundle refuses it
         self._expected: dict[int, str] = {}  # xids that must be answered, and what was asked
         self._given_up: set[int] = set()  # xids of what was asked, and whose answer means nothing any more
         self._coming: dict[int, int] = {}  # bytes of answers that have come so far, and are not complete
+        self._adds = range(0)  # xids of the last bundle
         self._unexplained = 0  # errors
-        self._abandoned = 0  # the last xid of what was given up; answers to it may still come
         self._deadline: float | None = None
         self._dirty = False
         self._more = False
@@ -254,8 +254,6 @@ class Session:
             return []
         if self._state is State.UNFIT:
             return []
-        if self._of_before(message):
-            return []
         problem = self._out_of_turn(message, len(data))
         if problem is not None:
             self.dead = problem
@@ -305,13 +303,6 @@ class Session:
                 return []
         return self._answered(message.xid, now)
 
-    def _of_before(self, message: wire.Message) -> bool:
-        """Whether a message answers what was given up, when the role or the policy became another meanwhile."""
-        if type(message) not in _ANSWERS and not isinstance(message, wire.Error):
-            return False
-        known = message.xid in self._expected or message.xid in (self._counting, self._monitor, self._discard)
-        return _FIRST_XID <= message.xid <= self._abandoned and not known
-
     def _out_of_turn(self, message: wire.Message, size: int) -> str | None:
         """Why a message cannot be part of this conversation; None when it can.
 
@@ -345,7 +336,6 @@ class Session:
         if self._state is State.UNFIT:
             return []
         self._in_bundle, self._added, self._errors = None, {}, []
-        self._abandoned = self._xid
         self._lost_role = False
         self._retry_at, self._retry_after = None, RETRY_FIRST
         self._repairing = ()
@@ -484,7 +474,6 @@ class Session:
         self._state = State.IDLE
         self._give_up()
         self._in_bundle, self._added, self._errors = None, {}, []
-        self._abandoned = self._xid
         self._lost_role = True
         self._try_later(now)
         return self._compare(now)
@@ -648,6 +637,7 @@ class Session:
             out.append(self._add(wire.ADD, key, body))
         for slot in new if self._pickup_grace else ():
             out += [self._add(wire.ADD, key, body, self._pickup_grace) for key, body in _render(PickUp(slot))]
+        self._adds = range(min(self._added), max(self._added) + 1)
         out.append(wire.barrier(version, self._ask("a bundle", now)))
         return out
 
@@ -731,6 +721,8 @@ class Session:
             return self._ask_role(now, anew=True)
         if asked is not None:
             self.dead = f"{error.text} in answer to {asked}"
+        elif error.xid in self._given_up or error.xid in self._adds:
+            self._given_up.discard(error.xid)  # of what came to no end, when the role became another's meanwhile
         elif self._unexplained == MOST_ERRORS:
             self.dead = f"{MOST_ERRORS} errors that nothing explains; the last: {error.text}"
         else:
@@ -781,7 +773,6 @@ class Session:
         return xid
 
 
-_FIRST_XID = 0x80000000
 # Which questions a message may answer.  The replies to opening and discarding a bundle are not waited for.
 _ANSWERS: dict[type, tuple[str, ...]] = {
     wire.DescReply: ("its version",),
