@@ -382,7 +382,8 @@ def test_an_answer_about_ports_that_nobody_asked_for_ends_the_connection_and_cha
     assert session.receive(message(19, 7, b"\0\x0d\0\0\0\0\0\0" + port_bytes(9, "tap1")), now) == []
     assert session.dead == "PortDescReply answers nothing that it was asked"
     assert 9 not in session.report.interfaces
-    host.hang_up()
+    host.disconnect()
+    host.connect()
     world.check()
     assert host.switch.flows == before
 

@@ -57,6 +57,7 @@ FENCE: UnitKey = ("fence", "")
 MOST_TOLD = 20  # flows of one repair that are told
 DRIFT_PAUSE = 1.0  # seconds at least between two readings because of what others do to the flows
 ROLE = "its role"
+FIRST_XID = 0x80000000  # Ryu numbers its own messages in the lower half
 
 Plan = Callable[[Mapping[int, str]], Wanted]
 
@@ -130,11 +131,11 @@ class Session:
         self._pickup_grace = pickup_grace
         self._forget_cached = forget_cached  # None: by the switch's version
         self._state = State.READING
-        self._xid = 0x80000000
+        self._xid = FIRST_XID
         self._bundle = 0
         self._discard: int | None = None  # the xid of the last; a switch that has forgotten the bundle refuses it
         self._expected: dict[int, str] = {}  # xids that must be answered, and what was asked
-        self._given_up: set[int] = set()  # xids of what was asked, and whose answer means nothing any more
+        self._given_up = self._xid  # the last xid of which an answer means nothing any more, unless it is expected
         self._coming: dict[int, int] = {}  # bytes of answers that have come so far, and are not complete
         self._adds = range(0)  # xids of the last bundle
         self._unexplained = 0  # errors
@@ -314,9 +315,7 @@ class Session:
             return f"it has more than {MOST_PORTS} ports"
         if type(message) not in _ANSWERS or (isinstance(message, wire.BundleReply) and not _commits(message)):
             return None
-        if message.xid in self._given_up:
-            if not getattr(message, "more", False):
-                self._given_up.discard(message.xid)
+        if self._is_stale(message.xid):
             return None
         if self._expected.get(message.xid) not in _ANSWERS[type(message)] and message.xid != self._counting:
             return f"{kind} answers nothing that it was asked"
@@ -602,9 +601,9 @@ class Session:
         if not was_master:
             return self._next(now)
         # Whoever gave it that policy may go on: we are not its master.
-        xid = self._next_xid()
-        self._given_up.add(xid)
-        return [wire.role_request(self._version, xid, wire.ROLE_EQUAL), *self._next(now)]
+        role = wire.role_request(self._version, self._next_xid(), wire.ROLE_EQUAL)
+        self._give_up()  # its answer
+        return [role, *self._next(now)]
 
     def _told(self, wrong: Difference[Key, Body], now: Moment) -> tuple[Drift, ...]:
         """What somebody else has done, for people: the first of it."""
@@ -706,6 +705,8 @@ class Session:
             self.report = replace(self.report, watched=False)
             self.changes.append(f"it does not tell what others do ({error.text}): that is found by audits")
             return []
+        if self._is_stale(error.xid):
+            return []
         asked = self._expected.get(error.xid)
         if error.xid in self._added or (self._state is State.ADDING and asked is None):
             self._note(error)
@@ -757,14 +758,18 @@ class Session:
     # ---- xids
 
     def _next_xid(self) -> int:
-        # The upper half: Ryu numbers its own messages in the lower.
-        self._xid = 0x80000000 | (self._xid + 1) & 0x7FFFFFFF
+        self._xid = FIRST_XID | (self._xid + 1) & 0x7FFFFFFF
         return self._xid
 
     def _give_up(self) -> None:
         """What was asked is of no use any more; answers to it may be on their way."""
-        self._given_up |= self._expected.keys()
+        self._given_up = self._xid
         self._expected, self._deadline = {}, None
+
+    def _is_stale(self, xid: int) -> bool:
+        """Whether an answer is one to what was given up."""
+        known = xid in self._expected or xid in self._added or xid == self._counting
+        return FIRST_XID <= xid <= self._given_up and not known
 
     def _ask(self, what: str, now: Moment) -> int:
         xid = self._next_xid()
