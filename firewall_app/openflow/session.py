@@ -137,7 +137,6 @@ class Session:
         self._expected: dict[int, str] = {}  # xids that must be answered, and what was asked
         self._given_up = self._xid  # the last xid of which an answer means nothing any more, unless it is expected
         self._coming: dict[int, int] = {}  # bytes of answers that have come so far, and are not complete
-        self._adds = range(0)  # xids of the last bundle
         self._unexplained = 0  # errors
         self._deadline: float | None = None
         self._dirty = False
@@ -636,7 +635,6 @@ class Session:
             out.append(self._add(wire.ADD, key, body))
         for slot in new if self._pickup_grace else ():
             out += [self._add(wire.ADD, key, body, self._pickup_grace) for key, body in _render(PickUp(slot))]
-        self._adds = range(min(self._added), max(self._added) + 1)
         out.append(wire.barrier(version, self._ask("a bundle", now)))
         return out
 
@@ -722,8 +720,6 @@ class Session:
             return self._ask_role(now, anew=True)
         if asked is not None:
             self.dead = f"{error.text} in answer to {asked}"
-        elif error.xid in self._given_up or error.xid in self._adds:
-            self._given_up.discard(error.xid)  # of what came to no end, when the role became another's meanwhile
         elif self._unexplained == MOST_ERRORS:
             self.dead = f"{MOST_ERRORS} errors that nothing explains; the last: {error.text}"
         else:
