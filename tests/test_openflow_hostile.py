@@ -16,6 +16,7 @@ from test_openflow_session import Talk, without_first_rule
 from firewall_app.openflow import compat
 from firewall_app.openflow import link as link_module
 from firewall_app.openflow import session as session_module
+from firewall_app.progress import Sync
 
 # --------------------------------------------------------------------------------------------- sessions
 
@@ -53,7 +54,7 @@ def test_T180_an_answer_to_nothing_ends_the_session_and_changes_nothing(data, ki
 def test_T180_an_answer_that_comes_twice_ends_the_session(kind):
     talk = Talk()
     tell = talk.switch._multipart
-    talk.switch._multipart = lambda asked, xid: tell(asked, xid) * (2 if asked == kind else 1)
+    talk.switch._multipart = lambda asked, *rest: tell(asked, *rest) * (2 if asked == kind else 1)
     talk.session._retry_at, talk.session._lost_role = 0.0, True  # to be asked for everything again
     talk.pass_time(1)
     assert "answers nothing" in talk.session.dead
@@ -62,7 +63,7 @@ def test_T180_an_answer_that_comes_twice_ends_the_session(kind):
 def test_T180_another_question_s_answer_is_none():
     """Under the xid of a question for flows: a list of ports, which would say that the switch holds nothing."""
     talk = Talk()
-    talk.switch._multipart = lambda _, xid: [message(19, xid, bytes([0, 13]) + bytes(6))]
+    talk.switch._multipart = lambda _, xid, *__: [message(19, xid, bytes([0, 13]) + bytes(6))]
     talk.exchange(talk.session.resync(talk.now))
     assert talk.session.dead == "PortDescReply answers nothing that it was asked"
 
@@ -191,3 +192,30 @@ def test_what_ports_do_in_many_messages_is_compared_once():
     talk.pass_time(1)  # nothing came after it
     assert 30 in talk.report.interfaces
     assert not talk.session.behind
+
+
+def test_answers_to_what_was_given_up_are_passed_over():
+    """Another token while questions are open: the answers and errors that are on their way are to nothing any more."""
+    talk = Talk()
+    late = talk.session.resync(talk.now)
+    asked = talk.session.lead(8, talk.now)
+    for data in late:
+        for answer in talk.switch.answer(data):
+            talk.hear(answer)
+    assert talk.session.dead is None
+    talk.exchange(asked)
+    assert talk.report.sync is Sync.IN_SYNC
+
+
+def test_late_errors_about_a_bundle_that_was_given_up_are_passed_over():
+    talk = Talk()
+    talk.switch.mute = frozenset({20})
+    talk.change(without_first_rule(talk.policy))
+    adds = sorted(talk.session._added)
+    talk.switch.mute = frozenset()
+    asked = talk.session.lead(8, talk.now)
+    for xid in adds * session_module.MOST_ERRORS:
+        talk.hear(message(1, xid, bytes([0, 1, 0, 10])))
+    assert talk.session.dead is None
+    talk.exchange(asked)
+    assert talk.report.sync is Sync.IN_SYNC

@@ -109,7 +109,7 @@ class State(Enum):
 class Session:
     """The conversation with one connected switch."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - one line for each thing that is known of a switch
         self, dpid: str, version: int, plan: Plan, now: Moment, address: str | None = None, *,
         reply_timeout: float = 30, audit_interval: float = 300, pickup_grace: int = 0,
         forget_cached: bool | None = None, token: int | None = 1, history: Callable[[], History] | None = None,
