@@ -451,13 +451,17 @@ class Core:
         if self._switches.get(dpid) is switch:
             self.progress.reported(dpid, report)
 
-    def disconnected(self, dpid: str, switch: Switch) -> None:
+    def disconnected(self, dpid: str, switch: Switch, why: str | None = None) -> None:
         """A switch went.  What it confirmed stays confirmed: without us it keeps its flows."""
         if self._switches.get(dpid) is switch:
             del self._switches[dpid]
             last = self.progress.report(dpid)
             gone = SwitchReport(
-                confirmed=last.confirmed, failed=last.failed, error=last.error, flows=last.flows, fence=last.fence
+                confirmed=last.confirmed,
+                failed=last.failed,
+                error=why or last.error,
+                flows=last.flows,
+                fence=last.fence,
             )
             self.progress.reported(dpid, gone)
             self._forget_strangers()
