@@ -507,7 +507,8 @@ class Core:
             else:
                 raise StoreError("it takes no writes")
         except StoreError as error:
-            LOG.error("the store is not reachable", error=error)
+            if not self._store_fails:  # or the log has it
+                LOG.error("the store is not reachable", error=error)
             problems.append("store: not reachable")  # anyone may ask; the words are for the log
         for dpid, report in sorted(self.progress.reports.items()):
             out_of_step = report.connected and report.sync not in (Sync.IN_SYNC, Sync.STANDBY)
