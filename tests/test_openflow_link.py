@@ -220,7 +220,7 @@ def test_an_error_of_our_own_closes_the_connection_and_is_logged(running, caplog
 def test_time_passes_though_messages_never_cease(running, monkeypatch):
     owner, datapath, link = running
     monkeypatch.setattr(link_module, "TICK", 0.05)
-    link._session._reply_timeout = 0.2
+    link._session._asked.timeout = 0.2
     datapath.switch.mute = frozenset({20})
     owner.policy, owner.revision = with_inbound(owner.policy), 1
     link.policy_changed()
