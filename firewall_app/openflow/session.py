@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum, auto
+from hashlib import sha256
 from typing import Any, NamedTuple
 
-from ..history import History, Point
+from ..history import TIMELINE_BITS, History, Point
 from ..pipeline.diff import Desired, Difference, difference
 from ..pipeline.flow import CT_EST, CT_TRK, Flow, match
 from ..pipeline.tables import (
@@ -583,8 +584,10 @@ class Session:
         """Somebody has given the switch a policy that ours does not descend from: it is left as it is."""
         first, was_master = self.report.fence != held, self._master
         self._auditing = self._master = False
+        unread = _read_fence(self._actual[_FENCE_KEY]) is None
         why = (
-            f"fenced: the switch holds revision {held.revision} of timeline {held.name}, which this controller's store"
+            f"fenced: the switch holds {'a note that cannot be read, taken for ' if unread else ''}"
+            f"revision {held.revision} of timeline {held.name}, which this controller's store"
             f" (revision {ours.revision} of timeline {ours.name}) does not descend from: an older backup was restored,"
             " the store was lost, or another controller drives the switch. Nothing is changed on it until an operator"
             f" confirms (POST /v1/fences/{held.name}/confirm)"
@@ -856,13 +859,25 @@ def _generation(actual: Mapping[Key, Body]) -> int | None:
 
 
 def _fence(actual: Mapping[Key, Body]) -> Point | None:
-    """The point of the policy that a switch last got; None when it does not say."""
+    """The point of the policy that a switch last got; None when it has no note of one.
+
+    What stands in the note's place and cannot be read (another version's, or somebody's) is a point that no store
+    descends from.  It is made of its bytes, so that a confirmation is good for this one and no other.
+    """
     body = actual.get(_FENCE_KEY)
+    if body is None:
+        return None
+    note = _read_fence(body)
+    if note is None:
+        return Point(int.from_bytes(sha256(body.instructions).digest()[:8]) >> 64 - TIMELINE_BITS, 1)
+    return Point(note.timeline, note.revision)
+
+
+def _read_fence(body: Body) -> Fence | None:
     try:
-        found = Fence.read(wire.decode_instructions(body.instructions)) if body is not None else None
+        return Fence.read(wire.decode_instructions(body.instructions))
     except wire.DecodeError:
         return None
-    return Point(found.timeline, found.revision) if found is not None else None
 
 
 def _turn(actual: Mapping[Key, Body]) -> int:
