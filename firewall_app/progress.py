@@ -40,10 +40,10 @@ class Sync(Enum):
 
 @dataclass(frozen=True)
 class Drift:
-    """A flow that somebody else made, changed or took away, and that was put right."""
+    """What somebody else did to a flow of ours, which was put right; or a flow of theirs in a table of ours."""
 
     at: datetime
-    what: str  # added, changed or removed
+    what: str  # added, changed or removed; foreign: left alone
     flow: str  # as it was found; when it was removed, as it should be
 
 
@@ -63,7 +63,7 @@ class SwitchReport:
     last_change_at: datetime | None = None
     last_repair_at: datetime | None = None
     repaired_flows: int = 0
-    drift: tuple[Drift, ...] = ()  # what the last repair found, the first of it
+    foreign_flows: int = 0  # of others, in tables of ours
     fence: Point | None = None  # what it holds, when that is not ours to change
     watched: bool | None = None  # whether it tells of changes by others at once; None: not known yet
     interfaces: Mapping[int, str] = field(default_factory=dict)
@@ -184,15 +184,16 @@ class Progress:
 
     def reported(self, dpid: str, report: SwitchReport) -> None:
         """A switch said how it stands."""
-        old = self.report(dpid)
-        self.totals.count(old, report)
-        if report.drift and report.last_repair_at != old.last_repair_at:
-            self.drift.setdefault(dpid, deque(maxlen=MOST_DRIFT)).extend(report.drift)
+        self.totals.count(self.report(dpid), report)
         self.reports[dpid] = report
         ready = [w for w in self._waiters if self.settled(w[0], w[1])]
         self._waiters = [w for w in self._waiters if w not in ready]
         for _, _, wake in ready:
             wake()
+
+    def drifted(self, dpid: str, found: Iterable[Drift]) -> None:
+        """Others did something to the flows of a switch."""
+        self.drift.setdefault(dpid, deque(maxlen=MOST_DRIFT)).extend(found)
 
     # ---- conclusions
 

@@ -68,11 +68,8 @@ def test_what_cannot_be_confirmed(world: World) -> None:
 def test_drift_is_listed_with_the_newest_first(world: World) -> None:
     at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     found = (Drift(at, "added", "table=0,priority=9 actions=drop"), Drift(at, "removed", "table=10"))
-    for number in range(70):
-        report = SwitchReport(
-            Sync.IN_SYNC, last_repair_at=at.replace(minute=number % 60, hour=number // 60), drift=found
-        )
-        world.core.reported(HV1, world.switches[HV1], report)
+    for _ in range(70):
+        world.core.drifted(HV1, world.switches[HV1], found)
     listed = world.good("GET", f"/v1/hypervisors/{HV1}/drift?per_page=200")
     assert listed["meta"]["total"] == 100, "no more are kept"
     assert listed["drift"][1] == {

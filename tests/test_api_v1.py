@@ -61,6 +61,7 @@ def test_a_hypervisor_shows_how_its_switch_stands(world: World) -> None:
         "last_change_at": "2026-01-02T03:04:05Z",
         "last_repair_at": None,
         "repaired_flows": 0,
+        "foreign_flows": 0,
         "error": None,
         "fence": None,
         "watched": None,

@@ -254,7 +254,7 @@ def test_flows_changed_by_hand_are_repaired_and_counted_and_those_of_others_left
     ]
     assert driven.session.report.repaired_flows >= 2
     assert driven.session.report.last_repair_at is not None
-    assert len(driven.session.flows_read) == len(right)
+    assert len(driven.session.flows_read) == len(right) + len(foreign)
     driven.close()
 
 
@@ -354,7 +354,8 @@ def test_T164_T175_what_others_do_is_noticed_at_once_repaired_and_told_with_its_
             driven.pump(0.05)
             driven.feed(driven.session.tick(moment()))
         assert without_marks(line for line in dump(ovs, bridge) if "cookie=0x99" not in line) == right
-        assert any(found.what == what and part in found.flow for found in driven.session.report.drift)
+        assert any(found.what == what and part in found.flow for found in driven.session.drift)
+        driven.session.drift.clear()
 
     ofctl("add-flow", bridge, f"cookie={cookie(Kind.RULE, 77):#x},table=33,priority=9,tcp,tp_dst=666 actions=drop")
     repaired("added", "tcp,tp_dst=666")
@@ -365,11 +366,30 @@ def test_T164_T175_what_others_do_is_noticed_at_once_repaired_and_told_with_its_
     # somebody else's flow in the place of one of ours
     ofctl("--strict", "add-flow", bridge, "cookie=0x99,table=40,priority=100,actions=NORMAL")
     repaired("removed", "table=40,priority=100")
-    ofctl("add-flow", bridge, "cookie=0x99,table=40,priority=7,tcp,actions=drop")
+    # where it is in nobody's way it is told, and left alone
+    assert driven.session.report.foreign_flows == 0
+    driven.session.changes.clear()
+    ofctl("add-flow", bridge, "cookie=0x99,table=0,priority=65000,actions=NORMAL")
+    deadline = time.monotonic() + 10
+    while not driven.session.report.foreign_flows:
+        assert time.monotonic() < deadline
+        driven.pump(0.05)
+        driven.feed(driven.session.tick(moment()))
+    assert [(found.what, found.flow) for found in driven.session.drift] == [("foreign", FOREIGN)]
+    (said,) = [line for line in driven.session.changes if isinstance(line, session_module.Decision)]
+    assert (said.serious, said.fields) == (True, {"count": 1, "flow": FOREIGN})
+    driven.feed(driven.session.resync(moment()))
+    driven.settle()
+    assert len(driven.session.drift) == 1, "once"
+    assert [line for line in dump(ovs, bridge) if "cookie=0x99" in line]
+    ofctl("add-flow", bridge, "cookie=0x99,table=99,priority=7,actions=drop")
     reads = driven.session.reads
     driven.pump(0.3)
-    assert driven.session.reads == reads, "what is not ours, and not in the way, is nothing to us"
-    assert [line for line in dump(ovs, bridge) if "cookie=0x99" in line]
+    assert (driven.session.reads, driven.session.report.foreign_flows) == (reads, 1), "other tables are nothing to us"
+    ofctl("del-flows", bridge, "cookie=0x99/-1")
+    driven.feed(driven.session.resync(moment()))
+    driven.settle()
+    assert driven.session.report.foreign_flows == 0
     driven.close()
 
 
@@ -451,6 +471,9 @@ def test_T171_T172_a_greater_token_takes_over_without_a_change_and_the_older_one
     assert (new.session.report.sync, new.session.report.confirmed) == (Sync.IN_SYNC, 1)
     old.close()
     new.close()
+
+
+FOREIGN = "cookie=0x99,table=0,priority=65000 actions=output:4294967290"  # NORMAL
 
 
 def without_marks(lines):

@@ -288,10 +288,10 @@ class Fences(Page):
 
 
 class DriftEntry(Answer):
-    """A flow that somebody else made, changed or took away, and that was put right."""
+    """What somebody else did to a flow of ours, which was put right; or a flow of theirs in a table of ours."""
 
     at: Moment
-    change: Literal["added", "changed", "removed"]
+    change: Literal["added", "changed", "removed", "foreign"]
     flow: str
 
 
@@ -307,6 +307,7 @@ class Sync(Answer):
     last_change_at: Moment | None
     last_repair_at: Moment | None
     repaired_flows: Count
+    foreign_flows: Count = Field(description="Flows of others in tables of the firewall; they are left alone.")
     error: str | None
     fence: Held | None
     watched: bool | None = Field(description="Whether it tells of what others do to its flows; null: not known.")

@@ -169,6 +169,11 @@ class _State(Collector):
         )
         every = progress.reports
         yield GaugeMetricFamily(
+            "firewall_foreign_flows",
+            "Flows of others in tables of the firewall, on all hypervisors.",
+            sum(report.foreign_flows for report in every.values()),
+        )
+        yield GaugeMetricFamily(
             "firewall_hypervisors_fenced",
             "Hypervisors that hold a policy which the store does not descend from, and are left as they are.",
             sum(report.fence is not None for report in every.values()),

@@ -144,6 +144,7 @@ def _sync(report: SwitchReport) -> Json:
         "last_change_at": moment(report.last_change_at),
         "last_repair_at": moment(report.last_repair_at),
         "repaired_flows": report.repaired_flows,
+        "foreign_flows": report.foreign_flows,
         "error": report.error,
         "fence": _point(report.fence) if report.fence is not None else None,
         "watched": report.watched,

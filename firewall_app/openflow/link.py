@@ -21,7 +21,7 @@ from eventlet.semaphore import Semaphore
 from .. import logs
 from ..history import History
 from ..policy.errors import Unreachable
-from ..progress import SwitchReport, Wanted
+from ..progress import Drift, SwitchReport, Wanted
 from . import wire
 from .session import Decision, Moment, Session
 
@@ -60,6 +60,8 @@ class Owner(Protocol):
     def connected(self, dpid: str, switch: Any) -> None: ...
 
     def reported(self, dpid: str, switch: Any, report: SwitchReport) -> None: ...
+
+    def drifted(self, dpid: str, switch: Any, found: list[Drift]) -> None: ...
 
     def disconnected(self, dpid: str, switch: Any) -> None: ...
 
@@ -154,6 +156,9 @@ class Link:
             else:
                 LOG.info(line, dpid=self.dpid)
         self._session.changes.clear()
+        if self._session.drift:
+            found, self._session.drift = self._session.drift, []
+            self._owner.drifted(self.dpid, self, found)
 
     def _handle(self) -> list[bytes]:
         """Waits for something to happen, and what is to be sent because of it."""

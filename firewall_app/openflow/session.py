@@ -120,6 +120,7 @@ class Session:
         self.dead: str | None = None
         self.reads = 0  # how many times the switch was read back to the end
         self.flows_read: tuple[wire.RawFlow, ...] = ()  # the last reading, when it was asked to be kept
+        self.drift: list[Drift] = []  # what others were found to have done since the link looked last
         self.changes: list[str | Decision] = []  # what was decided since the link looked last, one line each
         self.counted: dict[int, tuple[int, int]] | None = None  # rule id -> packets, bytes; once they were read
         self.report = SwitchReport(
@@ -161,6 +162,7 @@ class Session:
         self._lost_role = False  # another controller is master: the role is to be asked for again
         self._confirmed_at: Point | None = None  # of which policy `report.confirmed` is the revision
         self._monitor: int | None = None  # xid of the request to be told of what others do
+        self._foreign: frozenset[tuple[int, int, int, bytes]] = frozenset()  # flows of others in our tables
         self._drifted = False  # somebody has changed a flow of ours; to be read when it is time
         self._drift_at = -DRIFT_PAUSE
         self._master = False  # whether the switch has given us the role
@@ -288,7 +290,7 @@ class Session:
             case wire.FlowMonitorReply():
                 if message.xid == self._monitor:
                     self.report = replace(self.report, watched=True)
-                if any(self._ours(update) for update in message.updates):
+                if any(self._concerns(update) for update in message.updates):
                     return self._on_drift(now)
                 return []
             case wire.BarrierReply():
@@ -356,8 +358,8 @@ class Session:
 
     def _ask_flows(self, now: Moment) -> list[bytes]:
         self._flows_asked = True
-        xid = self._ask("its flows", now)
-        asked = [wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK)]
+        # Those of others, too: in our tables they can let pass what the policy forbids.
+        asked = [wire.flow_stats_request(self._version, self._ask("its flows", now))]
         # It has no reply, and anyone may change it: said with each reading, it is wrong no longer than a flow is.
         return [*self._set_fragments(), *asked] if self._master else asked
 
@@ -375,17 +377,29 @@ class Session:
             self._state = State.IDLE
             return self._compare(now)
         self._audit_at = now.seconds + self._audit_interval
-        found, self._reading = self._reading, []
+        found, self._reading = [flow for flow in self._reading if _is_ours(flow) or flow.table in BY_ID], []
         self.reads += 1
         self.flows_read, self._keep_flows = tuple(found) if self._keep_flows else (), False
-        read = {Key(f.table, f.priority, f.match): Body(f.cookie, f.instructions) for f in found}
+        read = {Key(f.table, f.priority, f.match): Body(f.cookie, f.instructions) for f in found if _is_ours(f)}
         self._actual = {key: body for key, body in read.items() if not _goes_by_itself(key, body)}
+        self._look_at_foreign({(f.cookie, f.table, f.priority, f.match): f for f in found if not _is_ours(f)}, now)
         self._auditing = self.reads > 1
         self._look_at = None
         # What we knew stays known: a flow that someone deleted by hand takes no connection out of its zone.
         self._owners |= _owners(found)
         self._state = State.IDLE
         return self._compare(now)
+
+    def _look_at_foreign(self, flows: dict[tuple[int, int, int, bytes], wire.RawFlow], now: Moment) -> None:
+        """What others have in our tables is theirs, and left alone; that it is there is told, once."""
+        new = [flow for name, flow in flows.items() if name not in self._foreign]
+        self._foreign = frozenset(flows)
+        self.report = replace(self.report, foreign_flows=len(flows))
+        if new:
+            told = [_text(Key(f.table, f.priority, f.match), Body(f.cookie, f.instructions)) for f in new[:MOST_TOLD]]
+            self.drift += [Drift(now.wall, "foreign", text) for text in told]
+            said = {"count": len(new), "flow": told[0]}
+            self.changes.append(Decision("flows of others in tables of the firewall", said, serious=True))
 
     def _on_counters(self, message: wire.FlowStatsReply) -> None:
         found = self._counters
@@ -505,12 +519,12 @@ class Session:
         self._drift_at = now.seconds
         return self.resync(now)
 
-    def _ours(self, update: wire.FlowUpdate) -> bool:
-        """Whether a change by others is about a flow of ours, or stands where one should."""
+    def _concerns(self, update: wire.FlowUpdate) -> bool:
+        """Whether a change by others is about a flow of ours, or one in our tables."""
         parts = cookie_parts(update.cookie)
         if update.cookie >> 48 == MAGIC:
             return parts is None or parts[0] is not Kind.PICKUP
-        return Key(update.table, update.priority, update.match) in self._actual
+        return update.table in BY_ID
 
     # ---- comparing and changing
 
@@ -665,6 +679,10 @@ class Session:
         for key in changes.delete:
             self._actual.pop(key, None)
         self._actual.update(changes.put)
+        if self._foreign:
+            put = {key for key, _ in changes.put}
+            self._foreign = frozenset(name for name in self._foreign if Key(*name[1:]) not in put)
+            self.report = replace(self.report, foreign_flows=len(self._foreign))
         # Of a slot that changed hands also what its former owner opened while the bundle was on its way.
         gone = _slots(self._owners - self._bundle_owners)
         out = [wire.ct_flush_zone(self._version, self._next_xid(), slot) for slot in gone]
@@ -679,6 +697,7 @@ class Session:
         drift, self._repairing, self._auditing = self._repairing, (), False
         repaired = self._repaired if drift else 0
         if drift:
+            self.drift += drift
             first = f"{drift[0].what} {drift[0].flow}"
             self.changes.append(Decision("repaired what others did", {"flows": repaired, "first": first}, serious=True))
         self._confirmed_at = point
@@ -686,7 +705,7 @@ class Session:
             self.report, sync=Sync.IN_SYNC, confirmed=point.revision, error=None, flows=len(self._actual),
             last_change_at=now.wall if changed else self.report.last_change_at,
             last_repair_at=now.wall if repaired else self.report.last_repair_at,
-            repaired_flows=self.report.repaired_flows + repaired, drift=drift,
+            repaired_flows=self.report.repaired_flows + repaired,
         )  # fmt: skip
         return self._next(now)
 
@@ -790,6 +809,10 @@ _ANSWERS: dict[type, tuple[str, ...]] = {
 
 def _commits(reply: wire.BundleReply) -> bool:
     return reply.kind == wire.BUNDLE_COMMIT
+
+
+def _is_ours(flow: wire.RawFlow) -> bool:
+    return flow.cookie >> 48 == MAGIC
 
 
 def _goes_by_itself(key: Key, body: Body) -> bool:
@@ -896,7 +919,8 @@ def _text(key: Key, body: Body | None) -> str:
             return f"delete table={key.table},priority={key.priority},{what.text}"
         return Flow(key.table, key.priority, what, wire.decode_instructions(body.instructions), body.cookie).text
     except wire.DecodeError:
-        return f"table={key.table},priority={key.priority},match={key.match.hex()}"
+        cookie = f"cookie={body.cookie:#x}," if body is not None else ""
+        return f"{cookie}table={key.table},priority={key.priority},match={key.match.hex()}"
 
 
 _FENCE_KEY = _render(Fence(0, 0))[0][0]

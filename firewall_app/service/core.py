@@ -20,7 +20,7 @@ from ..pipeline.flow import Flow
 from ..policy.errors import Crowded, Invalid, NotFound, Standby, StoreError, Unreachable
 from ..policy.model import Droplet, Firewall
 from ..policy.policy import Change, Counters, Draft, Policy
-from ..progress import Progress, SwitchReport, Sync, Wanted
+from ..progress import Drift, Progress, SwitchReport, Sync, Wanted
 from ..records import Entry, Key, Note, Outcome, Token
 from .deed import Deed
 
@@ -451,6 +451,11 @@ class Core:
         """A switch said how it stands; what a replaced connection still says is not heard."""
         if self._switches.get(dpid) is switch:
             self.progress.reported(dpid, report)
+
+    def drifted(self, dpid: str, switch: Switch, found: Iterable[Drift]) -> None:
+        """Others did something to the flows of a switch."""
+        if self._switches.get(dpid) is switch:
+            self.progress.drifted(dpid, found)
 
     def disconnected(self, dpid: str, switch: Switch) -> None:
         """A switch went.  What it confirmed stays confirmed: without us it keeps its flows."""
