@@ -9,11 +9,14 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fakecore import ThreadRuntime
 
 from firewall_app.policy.errors import StoreError
 from firewall_app.policy.model import Droplet
+from firewall_app.service.core import Core
 from firewall_app.store import Store
 
 
@@ -177,3 +180,34 @@ def test_T179_a_disk_that_takes_no_writes_is_told_and_nothing_is_half_kept(store
             store.ping()
     assert add(store, 4) == 2
     assert droplets(store) == [1, 4]
+
+
+def test_T173_the_point_of_a_commit_whose_outcome_is_unknown_is_never_given_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another controller takes it over and gives it to switches; then the database is put back to before it."""
+    with closing(Store.open(f"sqlite:///{path}")) as store:
+        core = Core(*store.load(), store, ThreadRuntime())
+        core.write(lambda draft: draft.put(Droplet(1)))
+        with closing(sqlite3.connect(path.with_suffix(".old"))) as old, closing(sqlite3.connect(path)) as now:
+            now.backup(old)
+            taken_over = []
+
+            def commit(*what: Any) -> None:
+                taken_over.append(Store.commit(store, *what))
+                raise StoreError("the connection broke")
+
+            def away() -> None:
+                raise StoreError("the connection broke")
+
+            with monkeypatch.context() as broken:
+                broken.setattr(store, "commit", commit)
+                broken.setattr(store, "newest", away)
+                with pytest.raises(StoreError, match="broke"):
+                    core.write(lambda draft: draft.put(Droplet(2)))
+            old.backup(now)
+        core.follow(whole=True)
+        assert list(core.policy.droplets) == [1]
+        core.write(lambda draft: draft.put(Droplet(3)))
+        assert core.revision == taken_over[0].revision
+        assert not core.history.knows(taken_over[0])

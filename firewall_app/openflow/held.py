@@ -6,9 +6,10 @@ Pure functions; a flow that is not one of ours is never an error.  When what is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from typing import NamedTuple
 
-from ..history import Point
+from ..history import TIMELINE_BITS, Point
 from ..pipeline.flow import CT_EST, CT_TRK, Flow, match
 from ..pipeline.tables import BY_ID, DISPATCH, MAGIC, STATE, Kind, asks_no_less, cookie_parts
 from ..pipeline.unit import TURNS, Fence, PickUp, Turn, Unit
@@ -106,13 +107,30 @@ def generation_of(actual: Mapping[Key, Body]) -> int | None:
 
 
 def fence_of(actual: Mapping[Key, Body]) -> Point | None:
-    """The point of the policy that a switch last got; None when it does not say."""
+    """The point of the policy that a switch last got; None when it has no note of one.
+
+    What stands in the note's place and cannot be read (another version's, or somebody's) is a point that no store
+    descends from.  It is made of its bytes, so that a confirmation is good for this one and no other.
+    """
     body = actual.get(FENCE_KEY)
+    if body is None:
+        return None
+    note = _read_fence(body)
+    if note is None:
+        return Point(int.from_bytes(sha256(body.instructions).digest()[:8]) >> 64 - TIMELINE_BITS, 1)
+    return Point(note.timeline, note.revision)
+
+
+def is_unread(actual: Mapping[Key, Body]) -> bool:
+    """Whether there is something in the note's place that cannot be read."""
+    return FENCE_KEY in actual and _read_fence(actual[FENCE_KEY]) is None
+
+
+def _read_fence(body: Body) -> Fence | None:
     try:
-        found = Fence.read(wire.decode_instructions(body.instructions)) if body is not None else None
+        return Fence.read(wire.decode_instructions(body.instructions))
     except wire.DecodeError:
         return None
-    return Point(found.timeline, found.revision) if found is not None else None
 
 
 def turn_of(actual: Mapping[Key, Body]) -> int:

@@ -49,6 +49,7 @@ from .held import (
     generation_of,
     goes_by_itself,
     is_ours,
+    is_unread,
     judges,
     owners_of,
     render,
@@ -515,6 +516,8 @@ class Session:
             # The store has become another one: what its revisions were says nothing of what they are.
             self.report, self._confirmed_at = replace(self.report, confirmed=-1), None
         held = fence_of(self._actual)
+        if held is not None and self._master and self._confirmed_at is not None and is_unread(self._actual):
+            held = None  # the note was ours, and nobody was master since: somebody has changed it by hand
         if held is not None and not history.knows(held):
             return self._fenced(held, history.point, now)
         if self.report.fence is not None:
@@ -570,8 +573,10 @@ class Session:
         """Somebody has given the switch a policy that ours does not descend from: it is left as it is."""
         first, was_master = self.report.fence != held, self._master
         self._auditing = self._master = False
+        unread = is_unread(self._actual)
         why = (
-            f"fenced: the switch holds revision {held.revision} of timeline {held.name}, which this controller's store"
+            f"fenced: the switch holds {'a note that cannot be read, taken for ' if unread else ''}"
+            f"revision {held.revision} of timeline {held.name}, which this controller's store"
             f" (revision {ours.revision} of timeline {ours.name}) does not descend from: an older backup was restored,"
             " the store was lost, or another controller drives the switch. Nothing is changed on it until an operator"
             f" confirms (POST /v1/fences/{held.name}/confirm)"

@@ -215,11 +215,12 @@ class Fence:
 
     @classmethod
     def read(cls, actions: tuple[Action, ...]) -> Fence | None:
-        """What the actions of such a flow say; None when they are not those of one."""
+        """What the actions of such a flow say; None when they are not those of one, or of another version of it."""
         match actions:
             case (Note(data),) if len(data) == _FENCE.size:
                 word, timeline, revision = _FENCE.unpack(data)
-                return cls(timeline, revision) if word == _FENCE_WORD else None
+                if word == _FENCE_WORD and max(timeline, revision) < 1 << 63:  # no store holds a greater number
+                    return cls(timeline, revision)
         return None
 
 

@@ -254,6 +254,7 @@ class Core:
                     point = self.stored(lambda: self.store.commit(changes, counters, history.point, note), writes=True)
                     history = history.after(point)
                 except StoreError:
+                    self.store.branch()  # it may have been kept: its point is never given to another state
                     self._catch_up()
                     raise
             elif note is not None:
