@@ -94,7 +94,7 @@ def tell_systemd(status: Callable[[], str]) -> None:
 
 
 class End:
-    """SIGTERM and Ctrl-C: `steps` are taken one after the other, and the process ends with status 0.
+    """SIGTERM, Ctrl-C and a terminal that closes: `steps` are taken one after the other, and the process ends with status 0.
 
     A second signal ends it at once.  So do `END_SECONDS`, with status 1, when a step has not come to its end by then or
     the loop hangs; a line of the log says which, and where.  Until `wait` is called the signals end the process as they
@@ -106,6 +106,7 @@ class End:
     def __init__(self, *steps: Callable[[], object]) -> None:
         self._steps = steps
         self._step = ""
+        self._signals: tuple[signal.Signals, ...] = ()
         self._green: Any = None
 
     def wait(self) -> None:
@@ -115,7 +116,10 @@ class End:
         begin, let_begin = os.pipe()
         os.set_blocking(tell, False)
         signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # To a program without a terminal SIGHUP says that files are to be read anew, and ours are followed.
+        self._signals = (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if os.isatty(0) else ()))
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for number in self._signals:
             signal.signal(number, lambda *_: None)  # what matters is what goes through the pipe
         _threading.Thread(target=self._watch, args=(heard, let_begin), name="end", daemon=True).start()
         trampoline(begin, read=True)
@@ -143,7 +147,7 @@ class End:
     def _heard(self, pipe: int) -> int:
         while True:
             number = int(_os.read(pipe, 1)[0])
-            if number in (signal.SIGTERM, signal.SIGINT):
+            if number in self._signals:
                 return number
 
     def _too_late(self) -> None:

@@ -24,7 +24,9 @@ ROOT = Path(__file__).parent.parent
 RYU = Path(sys.executable).parent / "ryu-manager"
 
 
-def start(directory: Path, *lines: str, token: str | None = None, **default: object) -> subprocess.Popen[str]:
+def start(
+    directory: Path, *lines: str, token: str | None = None, stdin: int | None = None, **default: object
+) -> subprocess.Popen[str]:
     """ryu-manager with a configuration of its own, not waited for."""
     settings = {"ofp_listen_host": "127.0.0.1", "ofp_tcp_listen_port": free_port(), "wsapi_host": "127.0.0.1",
                 "wsapi_port": free_port(), **default}  # fmt: skip
@@ -35,7 +37,7 @@ def start(directory: Path, *lines: str, token: str | None = None, **default: obj
         environment["FIREWALL_OPERATOR_TOKEN"] = token
     return subprocess.Popen(
         [RYU, "--config-file", directory / "fw.conf", "firewall_app.app"],
-        env=environment, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=environment, cwd=directory, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 
@@ -169,6 +171,29 @@ def test_a_port_that_is_taken_ends_the_program_with_its_number(tmp_path, option)
     assert code != 0
     assert f"port {number}" in output
     assert "Traceback" not in output
+
+
+def test_a_directory_that_is_not_there_is_named(tmp_path):
+    code, output = ends(start(tmp_path, f"database = sqlite:///{tmp_path}/no/fw.db", token="t"))
+    assert (code, output.count("\n")) == (1, 1)
+    assert f"firewall: the directory {tmp_path}/no of the store does not exist; create it" in output
+
+
+def test_sighup_is_of_a_terminal_that_closes_or_means_nothing(tmp_path):
+    process = start(tmp_path, f"database = sqlite:///{tmp_path}/fw.db", token="t", stdin=subprocess.DEVNULL)
+    said(process, "listening for switches")
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)  # comes after it: both are taken in the order of their numbers
+    code, output = ends(process)
+    assert (code, "ending signal=SIGTERM" in output) == (0, True)
+    ours, theirs = os.openpty()
+    process = start(tmp_path, f"database = sqlite:///{tmp_path}/fw.db", token="t", stdin=theirs)
+    said(process, "listening for switches")
+    process.send_signal(signal.SIGHUP)
+    code, output = ends(process)
+    assert (code, "ending signal=SIGHUP" in output) == (0, True)
+    os.close(ours)
+    os.close(theirs)
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import configparser
 import re
+import shlex
 import subprocess
 import tempfile
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from ovs_dummy import DummyOvs
 
 import firewall_app
+from firewall_app import backup
 
 ROOT = Path(__file__).parent.parent
 MANUAL = (ROOT / "docs/operations.md").read_text()
@@ -41,3 +44,16 @@ def test_every_target_that_a_bridge_is_given_has_the_options_that_it_needs() -> 
             found = ovs.vsctl("--format=csv", "--no-headings", f"--columns={','.join(OPTIONS)}", "list", "Controller")
             targets = re.search(r"set-controller br0 (.*)", block)[1].split()  # type: ignore[index]
             assert found.split() == ["out-of-band,15000,4000"] * len(targets)
+
+
+def test_the_hourly_backup_may_read_what_it_is_told_to_and_is_told_what_there_is() -> None:
+    (unit,) = re.findall(r"^# /etc/systemd/system/firewall-backup\.service\n(.*?)^#", MANUAL, re.MULTILINE | re.DOTALL)
+    service = configparser.ConfigParser(interpolation=None)
+    service.optionxform = str  # type: ignore[assignment,method-assign]
+    service.read_string(unit)
+    assert "install -D -m 600 my-firewall.conf /etc/firewall/firewall.conf" in MANUAL
+    assert not {"User", "DynamicUser"} & {*service["Service"]}, "who reads the configuration is root"
+    python, _, module, *words = shlex.split(service["Service"]["ExecStart"])
+    assert (python, module) == ("/opt/cloud-firewall/.venv/bin/python", "firewall_app.backup")
+    arguments = backup._parser().parse_args(words)
+    assert service["Service"]["ExecStartPre"].split()[-1] == str(arguments.directory)

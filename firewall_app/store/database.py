@@ -294,12 +294,18 @@ def _parsed(text: str | URL) -> URL:
     return url
 
 
+def check_place(path: Path) -> None:
+    """Raises StoreError when a SQLite file cannot be there."""
+    with told(f"cannot look for the store {path}"):
+        if not path.parent.is_dir():
+            raise StoreError(f"the directory {path.parent} of the store does not exist; create it")
+        if path.is_dir():
+            raise StoreError(f"{path} is a directory, not a file for the store")
+
+
 def _make_private(path: Path) -> None:
     """Creates the file that is missing, for its owner alone: SQLite would take whatever the umask leaves."""
-    if not path.parent.is_dir():
-        raise StoreError(f"the directory {path.parent} of the store does not exist; create it")
-    if path.is_dir():
-        raise StoreError(f"{path} is a directory, not a file for the store")
+    check_place(path)
     with told(f"cannot create the store {path}"):
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
@@ -314,9 +320,10 @@ def _make_private(path: Path) -> None:
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
+    """Raises OSError when it cannot be said: who may not look at a file must not be told that there is none."""
     try:
         found = path.stat()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino
 

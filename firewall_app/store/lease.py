@@ -27,7 +27,7 @@ from sqlalchemy import Connection, select, text
 
 from ..policy.errors import Standby
 from . import schema
-from .database import Database, told
+from .database import Database, check_place, told
 
 _LOCK = 0x6C656173  # any number that others are unlikely to use; the second one is the schema's, within the database
 _TRY_LOCK = text(
@@ -172,8 +172,8 @@ class _FileLock:
     """
 
     def __init__(self, database: Path) -> None:
-        path = database.resolve()  # two controllers may name one database by different links
-        self._path = path.with_name(path.name + "-lease")
+        self._database = database.resolve()  # two controllers may name one database by different links
+        self._path = self._database.with_name(self._database.name + "-lease")
         self._file: int | None = None
 
     def held(self, _: Connection | None) -> bool:
@@ -181,6 +181,7 @@ class _FileLock:
 
     def take(self, _: Connection | None) -> bool:
         self.close()
+        check_place(self._database)
         with told(f"cannot lock {self._path}"):
             file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
