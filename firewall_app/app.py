@@ -267,7 +267,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         refused = self._refused(dpid, datapath.socket.identity)
         if refused is not None:
             self.core.refused(dpid, host, refused)
-            if TOLD.news(dpid, host, refused):
+            if TOLD.news(host, dpid, refused):
                 LOG.warning("hypervisor refused", dpid=dpid, address=host, error=refused)
             # Not here: closing tells Ryu's event queue, which this thread empties.
             eventlet.spawn_n(datapath.close)
@@ -279,7 +279,6 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             pickup_grace=self.settings.pickup_grace, forget_cached=FORGET[self.settings.forget_cached],
         )  # fmt: skip
         datapath.firewall_link = link
-        LOG.info("hypervisor connected", dpid=dpid, address=host)
         eventlet.spawn_n(link.run)
 
     def _refused(self, dpid: str, identity: Identity | None) -> str | None:
