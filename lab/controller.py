@@ -6,6 +6,7 @@ Knows nothing of the network around; which address to listen on is told.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import os
@@ -31,6 +32,19 @@ def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def is_listened_on(host: str, port: int) -> bool:
+    """Asked without a connection, which a controller would take for a switch."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as refused:
+            if refused.errno != errno.EADDRINUSE:
+                raise
+            return True
+    return False
 
 
 class Answer(NamedTuple):
@@ -139,7 +153,7 @@ class Controller:
         return self._process.pid
 
     def start(self, wait: float = 30) -> None:
-        """Start it and wait until it answers /healthz; its log says why when it does not."""
+        """Start it and wait until it answers /healthz and listens for switches; its log says why when it does not."""
         if self.running:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -150,16 +164,17 @@ class Controller:
         self._process = process = spawn(argv, self.log, environment)
         self._pid_file.write_text(f"{process.pid}\n")
 
-        def healthy() -> bool:
+        def listens() -> bool:
             if process.poll() is not None:
                 raise LabError(f"the controller ended by itself ({process.returncode}):\n{tail(self.log)}")
             try:
-                return self.rest.call("GET", "/healthz").status == 200
+                healthy = self.rest.call("GET", "/healthz").status == 200
             except OSError:
                 return False
+            return healthy and is_listened_on(self.host, self.openflow_port)
 
         try:
-            wait_until("the controller's GET /healthz", healthy, wait, 0.05)
+            wait_until("the controller's GET /healthz, and its port for switches", listens, wait, 0.05)
         except LabError as problem:
             self.close()
             raise LabError(f"{problem}\n{tail(self.log)}") from problem

@@ -18,7 +18,8 @@ from policies import DPID
 
 from firewall_app.history import beginning
 from firewall_app.openflow import wire
-from firewall_app.openflow.session import Body, Key, Moment, Session, State, _fence, _generation, _render, _turn
+from firewall_app.openflow.held import Body, Key, fence_of, generation_of, render, turn_of
+from firewall_app.openflow.session import Moment, Session, State
 from firewall_app.openflow.wire import RawFlow, decode_flow
 from firewall_app.pipeline import probes
 from firewall_app.pipeline.compile import Rulings, units
@@ -125,10 +126,8 @@ class Judge:
 
     def flows(self, held: dict[Key, Body]) -> dict[Key, Body]:
         """The flows that the policy after means; what numbers the changes is taken from those that a switch holds."""
-        marks = [Generation(_generation(held) or 0), Turn(_turn(held)), Fence(*(_fence(held) or (0, 0)))]
-        return dict(
-            entry for unit in [*self.units(self.policies[1], PORTS).values(), *marks] for entry in _render(unit)
-        )
+        marks = [Generation(generation_of(held) or 0), Turn(turn_of(held)), Fence(*(fence_of(held) or (0, 0)))]
+        return dict(entry for unit in [*self.units(self.policies[1], PORTS).values(), *marks] for entry in render(unit))
 
     def bridge(self, held: dict[Key, Body]) -> Bridge:
         """A bridge with these flows; for all who hold them, so that each sets the connections that are his."""

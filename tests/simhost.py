@@ -14,7 +14,8 @@ from functools import lru_cache
 from fakeswitch import FakeSwitch, port_status
 
 from firewall_app.openflow import wire
-from firewall_app.openflow.session import Body, Key, Moment, Session
+from firewall_app.openflow.held import Body, Key
+from firewall_app.openflow.session import Moment, Session
 from firewall_app.pipeline.flow import Flow
 from firewall_app.pipeline.walker import Bridge
 from firewall_app.service.core import Core

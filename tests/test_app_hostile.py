@@ -114,6 +114,28 @@ def test_who_speaks_tls_to_the_port_without_it_is_told_apart(controller):
     wait_until("it is said", lambda: said in controller.log.read_text())
 
 
+@pytest.mark.parametrize(
+    ("ending", "why"),
+    [(lambda switch: switch.shutdown(socket.SHUT_RDWR), "the switch closed the connection"),
+     (lambda switch: switch.sendall(message(V14, 19, b"!", xid=2)), "malformed message: ")],
+    ids=["close", "malformed"],
+)  # fmt: skip
+def test_a_switch_that_goes_is_told_in_the_log_and_listed_with_the_reason(controller, ending, why):
+    def listed():
+        found = controller.call("GET", "/v1/hypervisors").json["hypervisors"]
+        return next((one for one in found if one["dpid"] == "000000000000004d"), {"connected": False})
+
+    before = len(controller.log.read_text())
+    with speak(controller, [hello(V14), features(V14), ports(V14, b"")]) as switch:
+        wait_until("it is there", lambda: listed()["connected"])
+        ending(switch)
+        wait_until("it is gone", lambda: not listed()["connected"])
+    told = f'hypervisor disconnected dpid=000000000000004d error="{why}'
+    assert controller.log.read_text()[before:].count(told) == 1
+    assert listed()["sync"]["state"] == "unreachable"
+    assert listed()["sync"]["error"].startswith(why)
+
+
 def refused(crowd: Iterable[socket.socket]) -> None:
     for stranger in list(crowd):
         try:

@@ -22,7 +22,7 @@ from policies import ANYONE, FIREWALL, rule
 from realfleet import Control
 
 from firewall_app.openflow import wire
-from firewall_app.openflow.session import Body, Key, _fence, _generation, _render, _turn
+from firewall_app.openflow.held import Body, Key, fence_of, generation_of, render, turn_of
 from firewall_app.pipeline.compile import Rulings, units
 from firewall_app.pipeline.tables import COOKIE_MASK, MAGIC
 from firewall_app.pipeline.unit import Fence, Generation, Turn
@@ -123,8 +123,9 @@ class Site:
     def exact(self, host: Host) -> bool:
         held = flows_of(self.ovs.mgmt(host.bridge))
         meant = [*units(self.policy, host.dpid, host.interfaces, Rulings()).values(),
-                 Generation(_generation(held) or 0), Turn(_turn(held)), Fence(*(_fence(held) or (0, 0)))]  # fmt: skip
-        return held == dict(entry for unit in meant for entry in _render(unit))
+                 Generation(generation_of(held) or 0), Turn(turn_of(held)),
+                 Fence(*(fence_of(held) or (0, 0)))]  # fmt: skip
+        return held == dict(entry for unit in meant for entry in render(unit))
 
     def state(self, host: Host) -> str:
         return str(self.controller.call("GET", f"/v1/hypervisors/{host.dpid}").json["sync"]["state"])

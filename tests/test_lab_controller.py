@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from lab.controller import Controller, Rest
 from lab.system import LabError
 
 STAND_IN = """
-    import configparser, json, os, sys
+    import configparser, json, os, socket, sys, threading, time
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
     assert sys.argv[1] == "--config-file" and sys.argv[3] == "firewall_app.app", sys.argv
@@ -42,7 +43,13 @@ STAND_IN = """
             self.wfile.write(data)
         do_GET = do_PUT = answer
 
-    HTTPServer((config["DEFAULT"]["wsapi_host"], int(config["DEFAULT"]["wsapi_port"])), Handler).serve_forever()
+    http = HTTPServer((config["DEFAULT"]["wsapi_host"], int(config["DEFAULT"]["wsapi_port"])), Handler)
+    threading.Thread(target=http.serve_forever).start()
+    time.sleep(float(config["firewall"].get("late", 0)))
+    switches = (config["DEFAULT"]["ofp_listen_host"], int(config["DEFAULT"]["ofp_tcp_listen_port"]))
+    with socket.create_server(switches) as listener:
+        while True:
+            listener.accept()[0].close()
 """
 
 
@@ -120,6 +127,11 @@ def test_one_that_ends_by_itself_is_reported_with_its_last_words(tmp_path: Path,
     with pytest.raises(LabError, match="broken: the reason"):
         broken.start()
     assert not broken.running
+
+
+def test_once_it_has_started_switches_may_connect(tmp_path: Path, command: tuple[str, str]) -> None:
+    with Controller(tmp_path / "c", command=command, settings={"late": 0.3}) as late:
+        socket.create_connection((late.host, late.openflow_port), timeout=10).close()
 
 
 def test_its_pid_file_is_there_while_it_runs(controller: Controller) -> None:

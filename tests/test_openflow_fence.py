@@ -9,7 +9,7 @@ from test_openflow_session import Talk, without_first_rule
 
 from firewall_app.history import TIMELINE_BITS
 from firewall_app.openflow import wire
-from firewall_app.openflow.session import _FENCE_KEY
+from firewall_app.openflow.held import FENCE_KEY
 from firewall_app.pipeline.flow import Note
 from firewall_app.progress import Sync
 
@@ -31,7 +31,7 @@ UNREADABLE = {
 @pytest.mark.parametrize("what", UNREADABLE)
 def test_T173_a_note_that_cannot_be_read_is_a_policy_that_nobody_knows(what):
     switch = Talk().switch
-    switch.flows[_FENCE_KEY] = switch.flows[_FENCE_KEY]._replace(instructions=UNREADABLE[what])
+    switch.flows[FENCE_KEY] = switch.flows[FENCE_KEY]._replace(instructions=UNREADABLE[what])
     held, commits = dict(switch.flows), switch.commits
     talk = Talk(switch, without_first_rule(Talk().policy), revision=5)
     fence = talk.report.fence
@@ -42,19 +42,27 @@ def test_T173_a_note_that_cannot_be_read_is_a_policy_that_nobody_knows(what):
     talk.history = talk.history.superseding(fence)
     talk.exchange(talk.session.policy_changed(talk.now))
     assert (talk.report.sync, talk.report.confirmed, talk.report.fence) == (Sync.IN_SYNC, 5, None)
-    assert (switch.flows[_FENCE_KEY].instructions, switch.commits) == (noted(b"fence1", 1, 5), commits + 1)
+    assert (switch.flows[FENCE_KEY].instructions, switch.commits) == (noted(b"fence1", 1, 5), commits + 1)
 
 
 def test_T173_a_confirmation_of_one_such_note_is_none_of_the_next():
-    talk = Talk()
-    fences = []
+    switch, fences = Talk().switch, []
     for revision in (7, 8):
-        body = talk.switch.flows[_FENCE_KEY]._replace(instructions=noted(b"fence2", 1, revision))
-        talk.switch.flows[_FENCE_KEY] = body
-        talk.exchange(talk.session.resync(talk.now))
+        body = switch.flows[FENCE_KEY]._replace(instructions=noted(b"fence2", 1, revision))
+        switch.flows[FENCE_KEY] = body
+        talk = Talk(switch)
         assert talk.report.sync is Sync.FAILED
         fences.append(talk.report.fence)
         talk.history = talk.history.superseding(talk.report.fence)
         talk.exchange(talk.session.policy_changed(talk.now))
         assert talk.report.sync is Sync.IN_SYNC
     assert fences[0] != fences[1]
+
+
+def test_T175_a_note_that_somebody_overwrites_while_we_are_master_is_put_back():
+    talk = Talk()
+    right = dict(talk.switch.flows)
+    talk.switch.flows[FENCE_KEY] = right[FENCE_KEY]._replace(instructions=UNREADABLE["no actions"])
+    talk.exchange(talk.session.resync(talk.now))
+    assert (talk.report.sync, talk.report.fence, talk.report.repaired_flows) == (Sync.IN_SYNC, None, 1)
+    assert talk.switch.flows[FENCE_KEY] == right[FENCE_KEY]

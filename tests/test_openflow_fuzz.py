@@ -19,7 +19,8 @@ from policies import ANYONE, DPID, rule, small, with_inbound
 
 from firewall_app.history import beginning
 from firewall_app.openflow import wire
-from firewall_app.openflow.session import Moment, Session, _render
+from firewall_app.openflow.held import render
+from firewall_app.openflow.session import Moment, Session
 from firewall_app.pipeline.compile import Rulings, units
 from firewall_app.pipeline.tables import COOKIE_MASK, MAGIC, Kind, cookie_parts
 from firewall_app.progress import Sync, Wanted
@@ -164,7 +165,7 @@ class Liar:
 
     def plan(self, interfaces):
         wanted = units(self.policies[self.revision % 2], DPID, interfaces, Rulings())
-        self.meant = [{entry for unit in wanted.values() for entry in _render(unit)}]
+        self.meant = [{entry for unit in wanted.values() for entry in render(unit)}]
         return Wanted(beginning(revision=self.revision), wanted)
 
     def sends(self, messages: list[bytes]) -> None:

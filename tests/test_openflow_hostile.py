@@ -13,7 +13,7 @@ from policies import with_inbound
 from test_openflow_link import running, until  # noqa: F401 - a fixture
 from test_openflow_session import Talk, without_first_rule
 
-from firewall_app.openflow import compat
+from firewall_app.openflow import compat, questions
 from firewall_app.openflow import link as link_module
 from firewall_app.openflow import session as session_module
 from firewall_app.progress import Sync
@@ -69,7 +69,7 @@ def test_T180_another_question_s_answer_is_none():
 
 
 def test_T180_flows_without_end_end_the_session(monkeypatch):
-    monkeypatch.setattr(session_module, "MOST_TOLD_BYTES", 100_000)
+    monkeypatch.setattr(questions, "MOST_TOLD_BYTES", 100_000)
     talk = Talk()
     asked = talk.session.resync(talk.now)[-1]
     part = flows_and_more(asked, 800)
@@ -78,7 +78,7 @@ def test_T180_flows_without_end_end_the_session(monkeypatch):
 
 
 def test_T180_counters_without_end_end_the_session_and_are_asked_for_once(monkeypatch):
-    monkeypatch.setattr(session_module, "MOST_TOLD_BYTES", 100_000)
+    monkeypatch.setattr(questions, "MOST_TOLD_BYTES", 100_000)
     talk = Talk()
     (asked,) = talk.session.count()
     assert talk.session.count() == []
@@ -111,7 +111,7 @@ def test_the_error_that_names_a_flow_is_told_however_many_come_before():
     talk.hear(message(1, min(talk.session._added), bytes([0, 5, 0, 1])))
     talk.hear(message(1, 5, bytes([0, 1, 0, 10])))
     assert len(talk.session._errors) == 1
-    (barrier,) = talk.session._expected
+    (barrier,) = talk.session._asked.open
     talk.hear(message(21, barrier))
     assert "FLOW_MOD_FAILED" in talk.report.error
 

@@ -48,8 +48,9 @@ class Owner:
     def reported(self, dpid, switch, report):
         self.reports.append(report)
 
-    def disconnected(self, dpid, switch):
+    def disconnected(self, dpid, switch, why):
         self.gone += 1
+        self.why = why
 
 
 class Datapath:
@@ -58,10 +59,13 @@ class Datapath:
     id = 1
     address = ("192.0.2.1", 4711)
     ofproto = SimpleNamespace(OFP_VERSION=5)
+    max_unreplied_echo_requests = 3
 
     def __init__(self, switch: FakeSwitch) -> None:
         self.switch, self.firewall_link, self.closed = switch, None, False
         self.stuck = False
+        self.unreplied_echo_requests: list = []
+        self.socket = SimpleNamespace(ended=None)
         self._answers = eventlet.Queue()
         eventlet.spawn_n(self._receive)
 
@@ -182,6 +186,23 @@ def test_a_malformed_message_closes_the_connection(running):
     link.received(b"\5\x13\0\x08\0\0\0\1")
     until(lambda: owner.gone)
     assert datapath.closed
+    assert owner.why.startswith("malformed message")
+
+
+@pytest.mark.parametrize(
+    ("ended", "missed", "why"),
+    [("the switch closed the connection", 0, "the switch closed the connection"),
+     (None, 4, "4 echo requests in a row had no answer"), (None, 3, None)],
+)  # fmt: skip
+def test_a_connection_that_ends_leaves_a_line_that_says_why_unless_we_ended_it(running, caplog, ended, missed, why):
+    owner, datapath, link = running
+    datapath.socket.ended, datapath.unreplied_echo_requests = ended, [*range(missed)]
+    datapath.close = lambda: datapath.socket.__setattr__("ended", "closed by our own closing")
+    link.close()
+    until(lambda: owner.gone)
+    assert owner.why == why
+    lines = [record.getMessage() for record in caplog.records if "disconnected" in record.getMessage()]
+    assert lines == [f'hypervisor disconnected dpid={DPID} error="{why}"'] * (why is not None)
 
 
 def test_an_error_of_our_own_closes_the_connection_and_is_logged(running, caplog):
@@ -195,6 +216,7 @@ def test_an_error_of_our_own_closes_the_connection_and_is_logged(running, caplog
     until(lambda: owner.gone)
     assert datapath.closed
     assert "cannot compile" in caplog.text
+    assert owner.why == "an internal error of the controller; its log has it"
 
 
 def test_a_switch_that_makes_lines_of_the_log_has_some_left_out(running, monkeypatch, caplog):
@@ -214,7 +236,7 @@ def test_a_switch_that_makes_lines_of_the_log_has_some_left_out(running, monkeyp
 def test_time_passes_though_messages_never_cease(running, monkeypatch):
     owner, datapath, link = running
     monkeypatch.setattr(link_module, "TICK", 0.05)
-    link._session._reply_timeout = 0.2
+    link._session._asked.timeout = 0.2
     datapath.switch.mute = frozenset({20})
     owner.policy, owner.revision = with_inbound(owner.policy), 1
     link.policy_changed()

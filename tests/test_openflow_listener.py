@@ -263,6 +263,7 @@ def test_what_is_broken_in_tls_ends_a_connection_and_is_no_timeout(serve: Serve,
     errors: list[Exception] = []
 
     def handle(connection: Connection) -> None:
+        served.append(connection)
         connection.settimeout(0.05)
         with pytest.raises(TimeoutError):
             connection.recv(8)
@@ -273,12 +274,14 @@ def test_what_is_broken_in_tls_ends_a_connection_and_is_no_timeout(serve: Serve,
         except OSError as error:
             errors.append(error)
 
+    served: list[Connection] = []
     one = serve(handle, **options(pki))
     client = connect(one, as_switch(pki, HV1))
     assert client.recv(1) == b"!"
     socket.socket.send(client, b"\x17\x03\x03\x00\x20" + b"\xff" * 32)
     until(lambda: errors)
     assert not isinstance(errors[0], ssl.SSLError | TimeoutError)
+    assert (served[0].ended or "").startswith("the connection broke: ")
 
 
 def test_what_is_shut_down_is_never_read_as_plain_text(serve: Serve, connect: Connect, pki: Path) -> None:
@@ -318,9 +321,11 @@ def test_a_revoked_certificate_ends_its_connections_and_no_others(
     def handle(connection: Connection) -> None:
         connection.known()
         connection.settimeout(30)
+        served.append(connection)
         while data := connection.recv(8):
             connection.sendall(data)
 
+    served: list[Connection] = []
     one = serve(handle, **options(tmp_path))
     clients = {name: connect(one, as_switch(tmp_path, name)) for name in (HV1, HV2)}
     for client in clients.values():
@@ -333,6 +338,7 @@ def test_a_revoked_certificate_ends_its_connections_and_no_others(
     assert clients[HV2].recv(1) == b"2"
     again = connect(one, as_switch(tmp_path, HV1))
     assert ended(again)
+    assert [each.ended for each in served] == ["its certificate was revoked", None]
     assert f"a certificate was revoked: disconnected address=127.0.0.1 certificate={HV1}" in caplog.text
     assert 'TLS handshake failed address=127.0.0.1 error="certificate revoked"' in caplog.text
     other = connect(one, as_switch(tmp_path, HV2))

@@ -22,7 +22,8 @@ from simhost import SimHost
 from strategies import frame_of
 
 from firewall_app.openflow import wire
-from firewall_app.openflow.session import FENCE, GENERATION, TURN, _render
+from firewall_app.openflow.held import render
+from firewall_app.openflow.session import FENCE, GENERATION, TURN
 from firewall_app.pipeline.compile import ports_here, units
 from firewall_app.pipeline.tracker import Frame
 from firewall_app.pipeline.unit import PortGuards
@@ -125,7 +126,7 @@ class World:
             unit = host.session._desired.unit(own)
             assert unit is not None
             meant[own] = unit
-        assert host.switch.flows == dict(pair for unit in meant.values() for pair in _render(unit)), dpid
+        assert host.switch.flows == dict(pair for unit in meant.values() for pair in render(unit)), dpid
 
     def check_statuses(self) -> None:
         for port in self.core.policy.ports.values():
@@ -290,7 +291,7 @@ class Ports(RuleBasedStateMachine):
             if status is Status.SUCCEEDED:
                 assert number is not None
                 held = self.host(port.hypervisor).switch.flows
-                for key, body in _render(PortGuards(port.slot, number, port.mac, port.networks)):
+                for key, body in render(PortGuards(port.slot, number, port.mac, port.networks)):
                     assert held.get(key) == body, f"{port.id} has not succeeded at number {number}"
 
     @invariant()

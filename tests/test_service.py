@@ -539,7 +539,8 @@ def test_an_old_connection_of_a_switch_is_closed_and_not_heard(world):
     assert core.progress.report(DPID).sync is Sync.IN_SYNC
     core.disconnected(DPID, old)
     assert core.switch(DPID) is new
-    core.disconnected(DPID, new)
+    core.disconnected(DPID, new, "it closed the connection")
+    assert core.progress.report(DPID).error == "it closed the connection"
     with pytest.raises(Unreachable):
         core.switch(DPID)
     with pytest.raises(NotFound):

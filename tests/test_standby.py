@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from api_server import HV1, HV2, OPERATOR, TENANT, VIEWER, World
 
@@ -55,6 +57,16 @@ def test_T171_a_standby_refuses_writes_and_says_who_is_active(world: World, meth
     assert (answer.status, answer.json["id"]) == (503, "standby")
     assert OTHER in answer.json["message"]
     assert (len(world.store.log), world.store.newest(), world.core.history.point) == (lines, point, point)
+
+
+def test_T171_a_standby_that_refuses_a_write_has_no_error_to_tell(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        assert world.call("PUT", "/v1/droplets/104", {"name": "x"}).status == 503
+        assert world.call("GET", "/readyz", token=None).status == 503
+    (record,) = caplog.records
+    assert (record.levelno, "answered" in record.getMessage()) == (logging.INFO, True)
 
 
 def test_who_may_not_write_is_told_so_first(world: World) -> None:

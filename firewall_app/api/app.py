@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, quote
 from webob import Response
 
 from .. import logs
-from ..policy.errors import Invalid, SwitchError
+from ..policy.errors import FirewallError, Invalid, Standby, SwitchError
 from ..records import Entry, Outcome
 from ..service.access import Access, Caller, Role, account
 from ..service.core import Core
@@ -54,6 +54,7 @@ MOST_QUERY_KEYS = 50
 LONG_BODY = 32 << 10  # bytes
 MANY_VALUES = 1000  # commas, as good a measure: a short body of many faults takes long, too
 WORD = re.compile(r"[\w.~+=-]{8,}", re.ASCII)  # what may be a token
+READY = "/readyz"
 LONGEST_PATH = LONGEST_PROBLEM = 4096  # characters that the audit log keeps
 
 ROUTES = (*v1.ROUTES, *admin.ROUTES, *fences.ROUTES, *external.ROUTES, *explain.ROUTES, *v2.ROUTES)
@@ -241,11 +242,11 @@ def _log(request: _Request, response: Response) -> None:
     """One line for each request that changes something, and for each that fails; other reads with --verbose.
 
     A token that nobody has was logged when it was refused; what is refused unread after many of them is not, since
-    whoever sends it could fill the log.
+    whoever sends it could fill the log.  Nor is a 503 of `/readyz`, which load balancers ask each second.
     """
     reads, code = request.method in ("GET", "HEAD", "OPTIONS"), response.status_code
     level = logging.INFO if not reads or code >= 400 else logging.DEBUG
-    if code in (401, 429) and request.caller is None:
+    if (code in (401, 429) and request.caller is None) or (code, request.route) == (503, READY):
         level = logging.DEBUG
     if LOG.isEnabledFor(level):
         caller = request.caller
@@ -341,8 +342,10 @@ def _fault(error: Exception, request: _Request) -> Response:
     method, path, request_id = request.method, request.path, request.id
     code, _ = errors.status(error)
     compatible, deletes = path.startswith("/v2/"), method == "DELETE"
-    if code >= 500 and not isinstance(error, SwitchError):
-        LOG.error("request failed", request=request_id, method=method, path=request.shown, error=error, exc_info=error)
+    if code >= 500 and not isinstance(error, SwitchError | Standby):
+        # What an error of ours has to say is in its words; where it came from matters for what nobody foresaw.
+        trace = None if isinstance(error, FirewallError) else error
+        LOG.error("request failed", request=request_id, method=method, path=request.shown, error=error, exc_info=trace)
     found = errors.body(error, request_id, compatible, deletes)
     if code == 400 and method == "POST" and path.rstrip("/") == "/v2/tags":
         # The public API has a shape of its own for this one case.

@@ -65,7 +65,7 @@ class Owner(Protocol):
 
     def drifted(self, dpid: str, switch: Any, found: list[Drift]) -> None: ...
 
-    def disconnected(self, dpid: str, switch: Any) -> None: ...
+    def disconnected(self, dpid: str, switch: Any, why: str | None) -> None: ...
 
 
 def _aside(work: Callable[[], T]) -> T:
@@ -73,6 +73,15 @@ def _aside(work: Callable[[], T]) -> T:
     with COMPARING:
         done: T = tpool.execute(work)
         return done
+
+
+def _why_it_ended(datapath: Any) -> str | None:
+    """None when the connection goes on, as far as is known here."""
+    missed = len(datapath.unreplied_echo_requests)
+    if missed > datapath.max_unreplied_echo_requests:
+        return f"{missed} echo requests in a row had no answer"
+    why: str | None = datapath.socket.ended
+    return why
 
 
 def moment() -> Moment:
@@ -108,6 +117,7 @@ class Link:
         self._new_counters: list[Event] = []
         self._counters: list[Event] = []  # who waits for the reading of counters that is on its way
         self._open = True
+        self._why: str | None = None  # it ended, unless we were told to close it
         self._patience = reply_timeout
         self._ticked = 0.0
         self._session = Session(
@@ -138,12 +148,13 @@ class Link:
                     self._owner.reported(self.dpid, self, report)
                 self._log()
                 self._send(self._handle())
-            if self._session.dead is not None:
-                self._say(logging.WARNING, "hypervisor disconnected", error=self._session.dead)
         except Exception:
-            self._say(logging.ERROR, "hypervisor disconnected after an internal error", exc_info=True)
+            self._say(logging.ERROR, "a session failed", exc_info=True)
+            self._session.dead = "an internal error of the controller; its log has it"
         finally:
             self.close()
+            if self._why is not None:
+                self._say(logging.WARNING, "hypervisor disconnected", error=self._why)
             self._readers += self._new_readers
             self._counters += self._new_counters
             gone = Unreachable(f"hypervisor {self.dpid} went away")
@@ -151,7 +162,7 @@ class Link:
             self._wake_counters(gone)
             while self._inbox.qsize():  # whoever waits for room, waits no longer
                 self._inbox.get_nowait()
-            self._owner.disconnected(self.dpid, self)
+            self._owner.disconnected(self.dpid, self, self._why)
 
     def _log(self) -> None:
         """What the session has decided."""
@@ -299,6 +310,8 @@ class Link:
     def close(self) -> None:
         if self._open:
             self._open = False
+            # Asked now: closing ends the connection, too.
+            self._why = self._session.dead or _why_it_ended(self._datapath)
             self._datapath.firewall_link = None
             self._datapath.close()
             self._nudge()

@@ -128,6 +128,7 @@ class Connection:
         self.since = time.monotonic()
         self.identity: Identity | None = None  # of a peer that showed a certificate
         self.known: Callable[[], None] = lambda: None  # to be called when it has said who it is, and may stay
+        self.ended: str | None = None  # why; None while it goes on
 
     def secure(self, context: ssl.SSLContext) -> None:
         """The handshake of TLS.  Raises OSError, or ValueError for a certificate that cannot be read."""
@@ -145,12 +146,28 @@ class Connection:
     def recv(self, size: int) -> bytes:
         try:
             data: bytes = self._socket.recv(size)
+        except TimeoutError:
+            raise
         except ssl.SSLError as error:
+            self.ends(f"the connection broke: {error.reason}")
             raise ConnectionAbortedError(f"{error.reason}") from None
+        except OSError as error:
+            self.ends(f"the connection broke: {error.strerror}")
+            raise
+        if not data:
+            self.ends("the switch closed the connection")
         return data
 
     def sendall(self, data: bytes) -> None:
-        self._socket.sendall(data)
+        try:
+            self._socket.sendall(data)
+        except OSError as error:
+            self.ends(f"the connection broke: {error.strerror or error}")
+            raise
+
+    def ends(self, why: str) -> None:
+        """The first reason is the one: what comes later comes of it."""
+        self.ended = self.ended or why
 
     def shutdown(self, _: int = socket.SHUT_RDWR) -> None:
         """Ends the connection both ways: whoever waits for it wakes.  Raises OSError when it has ended."""
@@ -334,6 +351,7 @@ class Listener:
                 LOG.warning(
                     "a certificate was revoked: disconnected", address=connection.host, certificate=connection.identity
                 )
+                connection.ends("its certificate was revoked")
                 _end(connection)
 
 

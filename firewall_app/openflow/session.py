@@ -17,26 +17,21 @@ Sources: OpenFlow 1.4.0, 6.9 (bundles) and 7.3.9; the connect sequence of docs/a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum, auto
-from hashlib import sha256
 from typing import Any, NamedTuple
 
-from ..history import TIMELINE_BITS, History, Point
+from ..history import History, Point
 from ..pipeline.diff import Desired, Difference, difference
-from ..pipeline.flow import CT_EST, CT_TRK, Flow, match
 from ..pipeline.tables import (
     BY_ID,
     COOKIE_MASK,
-    DISPATCH,
     KIND_MASK,
     MAGIC,
     RULES,
-    STATE,
     Kind,
-    asks_no_less,
     cookie,
     cookie_parts,
 )
@@ -44,21 +39,37 @@ from ..pipeline.unit import TURNS, Fence, Generation, PickUp, PortProtection, Tu
 from ..policy.model import mac_number
 from ..progress import Drift, SwitchReport, Sync, Wanted
 from . import wire
+from .held import (
+    FENCE_KEY,
+    Body,
+    Key,
+    Owner,
+    asks_for_no_less,
+    fence_of,
+    generation_of,
+    goes_by_itself,
+    is_ours,
+    is_unread,
+    judges,
+    owners_of,
+    render,
+    slots_of,
+    text_of,
+    turn_of,
+)
+from .questions import ROLE, Questions
 
 LAST_THAT_REMEMBERS = (3, 1)  # the newest release of which it is known (docs/decisions/0017)
 OLDEST = (2, 8)  # the first Open vSwitch with resubmit(,table,ct)
 FRAGMENTS_NX_MATCH = 3  # OFPC_FRAG_NX_MATCH: a first fragment keeps its ports, a later one has none
 RETRY_FIRST, RETRY_MOST = 5.0, 300.0  # seconds until a refused change is tried again
 MOST_PORTS = 1 << 16  # of one switch; OpenFlow numbers no more in Open vSwitch
-MOST_TOLD_BYTES = 64 << 20  # of one reading: some 250,000 flows; the largest example of docs/flows.md has 20,000
 MOST_ERRORS = 10  # that no message of ours explains
 GENERATION: UnitKey = ("generation", "")
 TURN: UnitKey = ("turn", "")
 FENCE: UnitKey = ("fence", "")
 MOST_TOLD = 20  # flows of one repair that are told
 DRIFT_PAUSE = 1.0  # seconds at least between two readings because of what others do to the flows
-ROLE = "its role"
-FIRST_XID = 0x80000000  # Ryu numbers its own messages in the lower half
 
 Plan = Callable[[Mapping[int, str]], Wanted]
 
@@ -71,32 +82,12 @@ class Moment:
     wall: datetime
 
 
-class Key(NamedTuple):
-    """What OpenFlow calls identical, in bytes."""
-
-    table: int
-    priority: int
-    match: bytes
-
-
-class Body(NamedTuple):
-    cookie: int
-    instructions: bytes
-
-
 class Decision(NamedTuple):
     """What the log should have a line of, with its fields; `serious` is for what an operator must look at."""
 
     event: str
     fields: dict[str, Any]
     serious: bool = False
-
-
-class Owner(NamedTuple):
-    """Whose connections a zone holds: a port's, as long as it has its slot and its MAC."""
-
-    slot: int
-    mac: int
 
 
 class State(Enum):
@@ -129,18 +120,14 @@ class Session:
         self._version = version
         self._plan = plan
         self._history = history or (lambda: plan(self._interfaces).history)
-        self._reply_timeout, self._audit_interval = reply_timeout, audit_interval
+        self._audit_interval = audit_interval
         self._pickup_grace = pickup_grace
         self._forget_cached = forget_cached  # None: by the switch's version
         self._state = State.READING
-        self._xid = FIRST_XID
+        self._asked = Questions(reply_timeout)
         self._bundle = 0
         self._discard: int | None = None  # the xid of the last; a switch that has forgotten the bundle refuses it
-        self._expected: dict[int, str] = {}  # xids that must be answered, and what was asked
-        self._given_up = self._xid  # the last xid of which an answer means nothing any more, unless it is expected
-        self._coming: dict[int, int] = {}  # bytes of answers that have come so far, and are not complete
         self._unexplained = 0  # errors
-        self._deadline: float | None = None
         self._dirty = False
         self._more = False
         self._resync = False
@@ -149,10 +136,9 @@ class Session:
         self._ports_read: dict[int, str] = {}
         self._reading: list[wire.RawFlow] = []
         self._flows_asked = False
-        self._counting: int | None = None  # xid of the reading of counters that is on its way
         self._counters: dict[int, tuple[int, int]] = {}
         self._actual: dict[Key, Body] = {}
-        self._desired: Desired[Key, Body] = Desired(_render)
+        self._desired: Desired[Key, Body] = Desired(render)
         self._look_at: set[Key] | None = None  # keys that may differ; None: all
         self._owners: frozenset[Owner] = frozenset()  # whose zones are in use on the switch
         self._keep_flows = False
@@ -180,6 +166,10 @@ class Session:
         return self._state is State.UNFIT
 
     @property
+    def _ports(self) -> int:
+        return max(len(self._interfaces), len(self._ports_read))
+
+    @property
     def behind(self) -> bool:
         """Whether something has changed and nothing in flight leads to it: for `policy_changed`, when there is time."""
         return self._dirty and self._state is State.IDLE
@@ -187,7 +177,7 @@ class Session:
     @property
     def counting(self) -> bool:
         """Whether counters were asked for, and the switch has not told all of them."""
-        return self._counting is not None
+        return self._asked.counting is not None
 
     # ---- events
 
@@ -220,16 +210,16 @@ class Session:
 
     def count(self) -> list[bytes]:
         """Asks what the flows of rules have counted, whatever else is in flight; `counted` has it in the end."""
-        if self._counting is not None:
+        if self._asked.counting is not None:
             return []  # it is being told
-        self._counting, self._counters, self.counted = self._next_xid(), {}, None
-        return [wire.flow_stats_request(self._version, self._counting, cookie(Kind.RULE), KIND_MASK, RULES.id)]
+        self._asked.counting, self._counters, self.counted = self._asked.next_xid(), {}, None
+        return [wire.flow_stats_request(self._version, self._asked.counting, cookie(Kind.RULE), KIND_MASK, RULES.id)]
 
     def tick(self, now: Moment) -> list[bytes]:
         """Time has passed; call every second or so."""
-        if self._deadline is not None and now.seconds > self._deadline:
-            asked = ", ".join(sorted(set(self._expected.values())))
-            self.dead = f"no answer to {asked} within {self._reply_timeout:g} s"
+        if self._asked.deadline is not None and now.seconds > self._asked.deadline:
+            asked = ", ".join(sorted(set(self._asked.open.values())))
+            self.dead = f"no answer to {asked} within {self._asked.timeout:g} s"
         elif self._state is State.IDLE and self._retry_at is not None and now.seconds >= self._retry_at:
             self._retry_at = None
             everything, self._lost_role = self._lost_role, False
@@ -269,7 +259,7 @@ class Session:
             case wire.DescReply():
                 return self._on_version(message, now)
             case wire.PortDescReply():
-                if message.xid not in self._expected:
+                if message.xid not in self._asked.open:
                     return []
                 self._ports_read |= {port.number: port.name for port in message.ports}
                 if message.more:
@@ -279,11 +269,11 @@ class Session:
                 return self._on_role(message, now)
             case wire.RoleStatus():
                 return self._on_role_status(message, now)
-            case wire.FlowStatsReply() if message.xid == self._counting:
+            case wire.FlowStatsReply() if message.xid == self._asked.counting:
                 self._on_counters(message)
                 return []
             case wire.FlowStatsReply():
-                if message.xid in self._expected:
+                if message.xid in self._asked.open:
                     self._reading += message.flows
                 if message.more:
                     return []
@@ -294,12 +284,10 @@ class Session:
                     return self._on_drift(now)
                 return []
             case wire.BarrierReply():
-                if self._state is State.ADDING and message.xid in self._expected:
-                    del self._expected[message.xid]
+                if self._state is State.ADDING and self._asked.answered(message.xid):
                     return self._commit_or_discard(now)
             case wire.BundleReply():
-                if message.kind == wire.BUNDLE_COMMIT and message.xid in self._expected:
-                    del self._expected[message.xid]
+                if message.kind == wire.BUNDLE_COMMIT and self._asked.answered(message.xid):
                     return self._committed(now)
                 return []
             case _:
@@ -312,23 +300,9 @@ class Session:
         A switch that answers what it was not asked, or without end, does not hold what we think: a new connection
         begins anew.
         """
-        kind = type(message).__name__
-        if isinstance(message, wire.PortStatus) and len(self._interfaces) > MOST_PORTS:
+        if isinstance(message, wire.PortStatus | wire.PortDescReply) and self._ports > MOST_PORTS:
             return f"it has more than {MOST_PORTS} ports"
-        if type(message) not in _ANSWERS or (isinstance(message, wire.BundleReply) and not _commits(message)):
-            return None
-        if self._is_stale(message.xid):
-            return None
-        if self._expected.get(message.xid) not in _ANSWERS[type(message)] and message.xid != self._counting:
-            return f"{kind} answers nothing that it was asked"
-        if message.xid == self._counting and not isinstance(message, wire.FlowStatsReply):
-            return f"{kind} answers a question for counters"
-        told = self._coming.pop(message.xid, 0) + size
-        if getattr(message, "more", False):
-            self._coming[message.xid] = told
-        if told > MOST_TOLD_BYTES or len(self._ports_read) > MOST_PORTS:
-            return f"{kind} has no end: {told} bytes so far"
-        return None
+        return self._asked.fault(message, size)
 
     # ---- reading
 
@@ -346,8 +320,7 @@ class Session:
         self._state = State.READING
         self._resync = False
         self._reading, self._flows_asked = [], False
-        self._give_up()
-        self._coming = {}
+        self._asked.give_up()
         if everything:
             self._master = False
             return [
@@ -364,29 +337,29 @@ class Session:
         return [*self._set_fragments(), *asked] if self._master else asked
 
     def _set_fragments(self) -> list[bytes]:
-        return [wire.set_config(self._version, self._next_xid(), FRAGMENTS_NX_MATCH, 128)]
+        return [wire.set_config(self._version, self._asked.next_xid(), FRAGMENTS_NX_MATCH, 128)]
 
     def _answered(self, xid: int, now: Moment) -> list[bytes]:
-        self._expected.pop(xid, None)
-        if self._state is not State.READING or self._expected:
+        self._asked.open.pop(xid, None)
+        if self._state is not State.READING or self._asked.open:
             return []
-        self._deadline = None
+        self._asked.deadline = None
         if not self._flows_asked and self.token is not None:
             return self._take_over(now)
         if not self._flows_asked:
             self._state = State.IDLE
             return self._compare(now)
         self._audit_at = now.seconds + self._audit_interval
-        found, self._reading = [flow for flow in self._reading if _is_ours(flow) or flow.table in BY_ID], []
+        found, self._reading = [flow for flow in self._reading if is_ours(flow) or flow.table in BY_ID], []
         self.reads += 1
         self.flows_read, self._keep_flows = tuple(found) if self._keep_flows else (), False
-        read = {Key(f.table, f.priority, f.match): Body(f.cookie, f.instructions) for f in found if _is_ours(f)}
-        self._actual = {key: body for key, body in read.items() if not _goes_by_itself(key, body)}
-        self._look_at_foreign({(f.cookie, f.table, f.priority, f.match): f for f in found if not _is_ours(f)}, now)
+        read = {Key(f.table, f.priority, f.match): Body(f.cookie, f.instructions) for f in found if is_ours(f)}
+        self._actual = {key: body for key, body in read.items() if not goes_by_itself(key, body)}
+        self._look_at_foreign({(f.cookie, f.table, f.priority, f.match): f for f in found if not is_ours(f)}, now)
         self._auditing = self.reads > 1
         self._look_at = None
         # What we knew stays known: a flow that someone deleted by hand takes no connection out of its zone.
-        self._owners |= _owners(found)
+        self._owners |= owners_of(flow for flow in found if is_ours(flow))
         self._state = State.IDLE
         return self._compare(now)
 
@@ -396,7 +369,7 @@ class Session:
         self._foreign = frozenset(flows)
         self.report = replace(self.report, foreign_flows=len(flows))
         if new:
-            told = [_text(Key(f.table, f.priority, f.match), Body(f.cookie, f.instructions)) for f in new[:MOST_TOLD]]
+            told = [text_of(Key(f.table, f.priority, f.match), Body(f.cookie, f.instructions)) for f in new[:MOST_TOLD]]
             self.drift += [Drift(now.wall, "foreign", text) for text in told]
             said = {"count": len(new), "flow": told[0]}
             self.changes.append(Decision("flows of others in tables of the firewall", said, serious=True))
@@ -409,11 +382,11 @@ class Session:
                 packets, size = found.get(rule_id, (0, 0))
                 found[rule_id] = packets + flow.packets, size + flow.byte_count
         if not message.more:
-            self._counting, self._counters, self.counted = None, {}, found
+            self._asked.counting, self._counters, self.counted = None, {}, found
 
     def _on_version(self, message: wire.DescReply, now: Moment) -> list[bytes]:
         """Nothing is asked to change of a switch that we cannot drive."""
-        if message.xid not in self._expected:
+        if message.xid not in self._asked.open:
             return []
         self.report = replace(self.report, software=f"{message.hardware} {message.software}".strip())
         found = re.match(r"(\d+)\.(\d+)", message.software)
@@ -421,7 +394,7 @@ class Session:
         if self._forget_cached is None:
             self._forget_cached = release <= LAST_THAT_REMEMBERS
         if message.hardware != "Open vSwitch" or release < OLDEST:
-            self._state, self._deadline = State.UNFIT, None
+            self._state, self._asked.deadline = State.UNFIT, None
             wanted = ".".join(map(str, OLDEST))
             why = f"Open vSwitch {wanted} or newer is needed; this is {self.report.software!r}"
             self.report = replace(self.report, sync=Sync.FAILED, error=why)
@@ -430,7 +403,7 @@ class Session:
         if self.token is None:
             return self._ask_role(now) + self._answered(message.xid, now)
         xid = self._ask("its fence", now)
-        table, _, fence = _FENCE_KEY
+        table, _, fence = FENCE_KEY
         out = [wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK, table, fence)]
         return out + self._answered(message.xid, now)
 
@@ -440,7 +413,7 @@ class Session:
         The role is theirs then: by our token, which may be greater, we would shut them out.
         """
         found, self._reading = self._reading, []
-        held = _fence({Key(f.table, f.priority, f.match): Body(f.cookie, f.instructions) for f in found})
+        held = fence_of({Key(f.table, f.priority, f.match): Body(f.cookie, f.instructions) for f in found})
         out = []
         if held is None or self._history().knows(held):
             out = [
@@ -451,7 +424,7 @@ class Session:
         # Before the flows are read, so that no change falls between; a switch that cannot do it says so by an error.
         # Once for a connection: Open vSwitch answers a second request in OpenFlow 1.0.
         if self._monitor is None and self.report.watched is None:
-            self._monitor = self._next_xid()
+            self._monitor = self._asked.next_xid()
             out.append(wire.flow_monitor_request(self._version, self._monitor))
         return out + self._ask_flows(now)
 
@@ -461,7 +434,7 @@ class Session:
         return [wire.role_request(self._version, self._ask(ROLE, now), role, 0 if anew else self.token or 0)]
 
     def _on_role(self, message: wire.RoleReply, now: Moment) -> list[bytes]:
-        if message.xid not in self._expected:
+        if message.xid not in self._asked.open:
             return []
         out = []
         if self.token is None and message.role != wire.ROLE_SLAVE:
@@ -485,7 +458,7 @@ class Session:
         self.changes.append(why)
         self.report = replace(self.report, sync=Sync.FAILED, confirmed=-1, error=why)
         self._state = State.IDLE
-        self._give_up()
+        self._asked.give_up()
         self._in_bundle, self._added, self._errors = None, {}, []
         self._lost_role = True
         self._try_later(now)
@@ -542,7 +515,9 @@ class Session:
         if self._confirmed_at is not None and not history.knows(self._confirmed_at):
             # The store has become another one: what its revisions were says nothing of what they are.
             self.report, self._confirmed_at = replace(self.report, confirmed=-1), None
-        held = _fence(self._actual)
+        held = fence_of(self._actual)
+        if held is not None and self._master and self._confirmed_at is not None and is_unread(self._actual):
+            held = None  # the note was ours, and nobody was master since: somebody has changed it by hand
         if held is not None and not history.knows(held):
             return self._fenced(held, history.point, now)
         if self.report.fence is not None:
@@ -554,10 +529,10 @@ class Session:
         generation = self._desired.unit(GENERATION)
         fresh = not self._actual and not isinstance(generation, Generation)  # no connection has our generation yet
         if not isinstance(generation, Generation):
-            generation = Generation(_generation(self._actual) or int(now.wall.timestamp()) & 0x7FFFFFFF or 1)
+            generation = Generation(generation_of(self._actual) or int(now.wall.timestamp()) & 0x7FFFFFFF or 1)
         turn = self._desired.unit(TURN)
         if not isinstance(turn, Turn):
-            turn = Turn(_turn(self._actual))
+            turn = Turn(turn_of(self._actual))
         wanted: dict[UnitKey, Unit] = {**units, GENERATION: generation}
         if self._forget_cached:
             wanted[TURN] = turn
@@ -570,7 +545,7 @@ class Session:
         wrong = changes
         # Every change since the last confirmed one asked to leave live connections alone.
         kept = cut <= self.report.confirmed < revision
-        if unknown or (not kept and changes.takes_away(_judges, _asks_no_less)):
+        if unknown or (not kept and changes.takes_away(judges, asks_for_no_less)):
             touched |= self._desired.put(GENERATION, Generation(next_generation(generation.number)))
         if changes and self._forget_cached:
             touched |= self._desired.put(TURN, Turn((turn.number + 1) % TURNS))
@@ -598,7 +573,7 @@ class Session:
         """Somebody has given the switch a policy that ours does not descend from: it is left as it is."""
         first, was_master = self.report.fence != held, self._master
         self._auditing = self._master = False
-        unread = _read_fence(self._actual[_FENCE_KEY]) is None
+        unread = is_unread(self._actual)
         why = (
             f"fenced: the switch holds {'a note that cannot be read, taken for ' if unread else ''}"
             f"revision {held.revision} of timeline {held.name}, which this controller's store"
@@ -617,8 +592,8 @@ class Session:
         if not was_master:
             return self._next(now)
         # Whoever gave it that policy may go on: we are not its master.
-        role = wire.role_request(self._version, self._next_xid(), wire.ROLE_EQUAL)
-        self._give_up()  # its answer
+        role = wire.role_request(self._version, self._asked.next_xid(), wire.ROLE_EQUAL)
+        self._asked.give_up()  # its answer
         return [role, *self._next(now)]
 
     def _told(self, wrong: Difference[Key, Body], now: Moment) -> tuple[Drift, ...]:
@@ -628,13 +603,13 @@ class Session:
         found += [
             ("changed" if key in replaced else "removed", key, replaced.get(key, body)) for key, body in wrong.put
         ]
-        return tuple(Drift(now.wall, what, _text(key, body)) for what, key, body in found[:MOST_TOLD])
+        return tuple(Drift(now.wall, what, text_of(key, body)) for what, key, body in found[:MOST_TOLD])
 
     def _send(self, changes: Difference[Key, Body], point: Point, owners: frozenset[Owner], now: Moment) -> list[bytes]:
         version, self._state, revision = self._version, State.ADDING, point.revision
         self._in_bundle, self._point, self._bundle_owners = changes, point, owners
         self._added, self._errors = {}, []
-        self._give_up()
+        self._asked.give_up()
         self._bundle = self._bundle % 0xFFFFFFFF + 1
         # Work at a revision that was confirmed already: until it is done, nothing of this switch is known to be right.
         known = self.report.confirmed if revision > self.report.confirmed else -1
@@ -642,21 +617,21 @@ class Session:
         out = []
         # The connection state of a slot's last owner must not serve the next.  A switch without any flow of ours has
         # been restarted: its connections, if the kernel kept them, are those of the slots' present owners.
-        new = _slots(owners - self._owners)
+        new = slots_of(owners - self._owners)
         if self._actual:
-            out += [wire.ct_flush_zone(version, self._next_xid(), slot) for slot in new]
-        out.append(wire.bundle_open(version, self._next_xid(), self._bundle))
+            out += [wire.ct_flush_zone(version, self._asked.next_xid(), slot) for slot in new]
+        out.append(wire.bundle_open(version, self._asked.next_xid(), self._bundle))
         for key in changes.delete:
             out.append(self._add(wire.DELETE_STRICT, key, None))
         for key, body in changes.put:
             out.append(self._add(wire.ADD, key, body))
         for slot in new if self._pickup_grace else ():
-            out += [self._add(wire.ADD, key, body, self._pickup_grace) for key, body in _render(PickUp(slot))]
+            out += [self._add(wire.ADD, key, body, self._pickup_grace) for key, body in render(PickUp(slot))]
         out.append(wire.barrier(version, self._ask("a bundle", now)))
         return out
 
     def _add(self, command: int, key: Key, body: Body | None, hard_timeout: int = 0) -> bytes:
-        xid = self._next_xid()
+        xid = self._asked.next_xid()
         self._added[xid] = key
         message = wire.raw_flow_mod(
             self._version, xid, command, key.table, key.priority, match=key.match,
@@ -667,7 +642,7 @@ class Session:
 
     def _commit_or_discard(self, now: Moment) -> list[bytes]:
         if self._errors:
-            self._discard = self._next_xid()
+            self._discard = self._asked.next_xid()
             out = [wire.bundle_discard(self._version, self._discard, self._bundle)]
             return out + self._refused(now)
         self._state = State.COMMITTING
@@ -684,15 +659,15 @@ class Session:
             self._foreign = frozenset(name for name in self._foreign if Key(*name[1:]) not in put)
             self.report = replace(self.report, foreign_flows=len(self._foreign))
         # Of a slot that changed hands also what its former owner opened while the bundle was on its way.
-        gone = _slots(self._owners - self._bundle_owners)
-        out = [wire.ct_flush_zone(self._version, self._next_xid(), slot) for slot in gone]
+        gone = slots_of(self._owners - self._bundle_owners)
+        out = [wire.ct_flush_zone(self._version, self._asked.next_xid(), slot) for slot in gone]
         self._owners = self._bundle_owners
         counts = {"deleted": len(changes.delete), "added": len(changes.put), "flows": len(self._desired)}
         self.changes.append(Decision("change in force", {"revision": self._point.revision, **counts}))
         return out + self._confirm(self._point, now, changed=True)
 
     def _confirm(self, point: Point, now: Moment, changed: bool) -> list[bytes]:
-        self._state, self._deadline, self._in_bundle, self._added = State.IDLE, None, None, {}
+        self._state, self._asked.deadline, self._in_bundle, self._added = State.IDLE, None, None, {}
         self._retry_at, self._retry_after = None, RETRY_FIRST
         drift, self._repairing, self._auditing = self._repairing, (), False
         repaired = self._repaired if drift else 0
@@ -717,17 +692,17 @@ class Session:
     def _on_error(self, error: wire.Error, now: Moment) -> list[bytes]:
         if error.xid == self._discard:
             return []
-        if error.xid == self._counting:
-            self._counting = None
+        if error.xid == self._asked.counting:
+            self._asked.counting = None
             return []
         if error.xid == self._monitor:
             self._monitor = None
             self.report = replace(self.report, watched=False)
             self.changes.append(f"it does not tell what others do ({error.text}): that is found by audits")
             return []
-        if self._is_stale(error.xid):
+        if self._asked.is_stale(error.xid):
             return []
-        asked = self._expected.get(error.xid)
+        asked = self._asked.open.get(error.xid)
         if error.xid in self._added or (self._state is State.ADDING and asked is None):
             self._note(error)
             return []
@@ -738,7 +713,7 @@ class Session:
                 return self._refused(now)
             return []
         if asked == ROLE and "STALE" in error.text:
-            del self._expected[error.xid]
+            del self._asked.open[error.xid]
             return self._ask_role(now, anew=True)
         if asked is not None:
             self.dead = f"{error.text} in answer to {asked}"
@@ -758,12 +733,12 @@ class Session:
         """The switch said no: it keeps what it had; what it said is told, and the change is tried again later."""
         error = self._errors[0]
         key = self._added.get(error.xid)
-        words = f"{error.text}: {_text(key, self._desired.get(key))}" if key is not None else error.text
+        words = f"{error.text}: {text_of(key, self._desired.get(key))}" if key is not None else error.text
         refused = {"revision": self._point.revision, "error": words}
         self.changes.append(Decision("change refused", refused, serious=True))
         self.report = replace(self.report, sync=Sync.FAILED, failed=self._point.revision, error=words)
-        self._state, self._deadline, self._in_bundle, self._added = State.IDLE, None, None, {}
-        self._give_up()
+        self._state, self._asked.deadline, self._in_bundle, self._added = State.IDLE, None, None, {}
+        self._asked.give_up()
         self._look_at = None
         self._lost_role = "IS_SLAVE" in error.text
         self._try_later(now)
@@ -773,154 +748,5 @@ class Session:
         self._retry_at = now.seconds + self._retry_after
         self._retry_after = min(RETRY_MOST, self._retry_after * 2)
 
-    # ---- xids
-
-    def _next_xid(self) -> int:
-        self._xid = FIRST_XID | (self._xid + 1) & 0x7FFFFFFF
-        return self._xid
-
-    def _give_up(self) -> None:
-        """What was asked is of no use any more; answers to it may be on their way."""
-        self._given_up = self._xid
-        self._expected, self._deadline = {}, None
-
-    def _is_stale(self, xid: int) -> bool:
-        """Whether an answer is one to what was given up."""
-        known = xid in self._expected or xid in self._added or xid == self._counting
-        return FIRST_XID <= xid <= self._given_up and not known
-
     def _ask(self, what: str, now: Moment) -> int:
-        xid = self._next_xid()
-        self._expected[xid] = what
-        self._deadline = now.seconds + self._reply_timeout
-        return xid
-
-
-# Which questions a message may answer.  The replies to opening and discarding a bundle are not waited for.
-_ANSWERS: dict[type, tuple[str, ...]] = {
-    wire.DescReply: ("its version",),
-    wire.PortDescReply: ("its ports",),
-    wire.RoleReply: (ROLE,),
-    wire.FlowStatsReply: ("its flows", "its fence"),
-    wire.BarrierReply: ("a barrier", "a bundle"),
-    wire.BundleReply: ("a commit",),
-}
-
-
-def _commits(reply: wire.BundleReply) -> bool:
-    return reply.kind == wire.BUNDLE_COMMIT
-
-
-def _is_ours(flow: wire.RawFlow) -> bool:
-    return flow.cookie >> 48 == MAGIC
-
-
-def _goes_by_itself(key: Key, body: Body) -> bool:
-    """Whether a flow is one that `pickup_grace` made: neither wanted nor in the way."""
-    parts = cookie_parts(body.cookie)
-    return parts is not None and parts[0] is Kind.PICKUP and (key, body) in _render(PickUp(parts[1]))
-
-
-def _render(unit: Unit | PickUp) -> list[tuple[Key, Body]]:
-    return [
-        (
-            Key(flow.table, flow.priority, wire.encode_match(flow.match)),
-            Body(flow.cookie, wire.encode_instructions(flow.actions)),
-        )
-        for flow in unit.flows()
-    ]
-
-
-def _owners(flows: Iterable[wire.RawFlow]) -> frozenset[Owner]:
-    """Whose zones are in use: those of ports that are tracked, as the flows that send packets there say.
-
-    Also when another layout made them: the connections are the same.
-    """
-    found = set()
-    for flow in flows:
-        if flow.table == DISPATCH.id and flow.priority in (110, 112) and flow.cookie >> 40 & 0xFF == Kind.PORT:
-            try:
-                to = wire.decode_match(flow.match).get("eth_dst")
-            except wire.DecodeError:
-                continue  # not a flow of ours
-            if to is not None:
-                found.add(Owner(flow.cookie & 0xFFFFFFFF, to.value))
-    return frozenset(found)
-
-
-def _slots(owners: Iterable[Owner]) -> list[int]:
-    return sorted({owner.slot for owner in owners})
-
-
-def _judges(key: Key) -> bool:
-    """Whether a flow's going can forbid something; a table that is not ours any more counts as one that can."""
-    table = BY_ID.get(key.table)
-    return table is None or table.judges
-
-
-def _asks_no_less(key: Key, old: Body, new: Body) -> bool:
-    if key.table not in BY_ID or not BY_ID[key.table].lists:
-        return False
-    try:
-        return asks_no_less(key.table, *(wire.decode_instructions(body.instructions) for body in (old, new)))
-    except wire.DecodeError:
-        return False  # not a flow of ours: nobody knows what it allowed
-
-
-def _generation(actual: Mapping[Key, Body]) -> int | None:
-    """The generation that a switch holds: the mark that its fast path matches."""
-    for key in actual:
-        if key.table == STATE.id and key.priority == 202:
-            try:
-                found = wire.decode_match(key.match)
-            except wire.DecodeError:
-                continue
-            mark = found.get("ct_mark")
-            if mark is not None and found == match(ct_state=(CT_EST | CT_TRK, CT_EST | CT_TRK), ct_mark=mark.value):
-                return mark.value
-    return None
-
-
-def _fence(actual: Mapping[Key, Body]) -> Point | None:
-    """The point of the policy that a switch last got; None when it has no note of one.
-
-    What stands in the note's place and cannot be read (another version's, or somebody's) is a point that no store
-    descends from.  It is made of its bytes, so that a confirmation is good for this one and no other.
-    """
-    body = actual.get(_FENCE_KEY)
-    if body is None:
-        return None
-    note = _read_fence(body)
-    if note is None:
-        return Point(int.from_bytes(sha256(body.instructions).digest()[:8]) >> 64 - TIMELINE_BITS, 1)
-    return Point(note.timeline, note.revision)
-
-
-def _read_fence(body: Body) -> Fence | None:
-    try:
-        return Fence.read(wire.decode_instructions(body.instructions))
-    except wire.DecodeError:
-        return None
-
-
-def _turn(actual: Mapping[Key, Body]) -> int:
-    """The turn that a switch holds."""
-    for number in range(TURNS):
-        if any(key in actual for key, _ in _render(Turn(number))):
-            return number
-    return 0
-
-
-def _text(key: Key, body: Body | None) -> str:
-    """A flow as text, for people."""
-    try:
-        what = wire.decode_match(key.match)
-        if body is None:
-            return f"delete table={key.table},priority={key.priority},{what.text}"
-        return Flow(key.table, key.priority, what, wire.decode_instructions(body.instructions), body.cookie).text
-    except wire.DecodeError:
-        cookie = f"cookie={body.cookie:#x}," if body is not None else ""
-        return f"{cookie}table={key.table},priority={key.priority},match={key.match.hex()}"
-
-
-_FENCE_KEY = _render(Fence(0, 0))[0][0]
+        return self._asked.ask(what, now.seconds)

@@ -458,13 +458,17 @@ class Core:
         if self._switches.get(dpid) is switch:
             self.progress.drifted(dpid, found)
 
-    def disconnected(self, dpid: str, switch: Switch) -> None:
+    def disconnected(self, dpid: str, switch: Switch, why: str | None = None) -> None:
         """A switch went.  What it confirmed stays confirmed: without us it keeps its flows."""
         if self._switches.get(dpid) is switch:
             del self._switches[dpid]
             last = self.progress.report(dpid)
             gone = SwitchReport(
-                confirmed=last.confirmed, failed=last.failed, error=last.error, flows=last.flows, fence=last.fence
+                confirmed=last.confirmed,
+                failed=last.failed,
+                error=why or last.error,
+                flows=last.flows,
+                fence=last.fence,
             )
             self.progress.reported(dpid, gone)
             self._forget_strangers()
@@ -510,7 +514,8 @@ class Core:
             else:
                 raise StoreError("it takes no writes")
         except StoreError as error:
-            LOG.error("the store is not reachable", error=error)
+            if not self._store_fails:  # or the log has it
+                LOG.error("the store is not reachable", error=error)
             problems.append("store: not reachable")  # anyone may ask; the words are for the log
         for dpid, report in sorted(self.progress.reports.items()):
             out_of_step = report.connected and report.sync not in (Sync.IN_SYNC, Sync.STANDBY)
