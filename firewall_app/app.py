@@ -162,6 +162,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             token,
         )
         self.core.active = "" if token is not None else lease.url
+        self._following = Semaphore()
         self._access = access
         self._metrics = Metrics(self.core)
         self._application = make_application(self.core, access, settings, self._metrics)
@@ -222,8 +223,11 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             LOG.warning("requests are cut off without an answer", requests=left)
 
     def _end_store(self) -> None:
+        """The last connection that is closed has SQLite put its log into the database: a copy of that is whole."""
         with eventlet.Timeout(STORE_SECONDS, False):
+            self._following.acquire()  # for good
             self.core.stored(self._store.close)
+            self._runtime.aside(self._lease.close)
             return
         LOG.warning("the store does not answer; it is left as it is")
 
@@ -234,14 +238,15 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         seen: object = None
         while True:
             try:
-                standby.look(self.core, self._lease)
-                self.core.follow()
-                tokens.settle(self.core, self._access)
-                mark = self.core.stored(self.core.store.tokens_mark)
-                if mark != seen:
-                    with self.core.alone():
-                        self._access.keep(self.core.stored(self.core.store.tokens))
-                seen = mark
+                with self._following:
+                    standby.look(self.core, self._lease)
+                    self.core.follow()
+                    tokens.settle(self.core, self._access)
+                    mark = self.core.stored(self.core.store.tokens_mark)
+                    if mark != seen:
+                        with self.core.alone():
+                            self._access.keep(self.core.stored(self.core.store.tokens))
+                    seen = mark
             except StoreError:
                 pass  # /readyz and every write say so
             except Exception:
@@ -267,7 +272,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         refused = self._refused(dpid, datapath.socket.identity)
         if refused is not None:
             self.core.refused(dpid, host, refused)
-            if TOLD.news(dpid, host, refused):
+            if TOLD.news(host, dpid, refused):
                 LOG.warning("hypervisor refused", dpid=dpid, address=host, error=refused)
             # Not here: closing tells Ryu's event queue, which this thread empties.
             eventlet.spawn_n(datapath.close)
@@ -279,7 +284,6 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
             pickup_grace=self.settings.pickup_grace, forget_cached=FORGET[self.settings.forget_cached],
         )  # fmt: skip
         datapath.firewall_link = link
-        LOG.info("hypervisor connected", dpid=dpid, address=host)
         eventlet.spawn_n(link.run)
 
     def _refused(self, dpid: str, identity: Identity | None) -> str | None:

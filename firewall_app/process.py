@@ -8,6 +8,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -90,6 +91,15 @@ def tell_systemd(status: Callable[[], str]) -> None:
         systemd.notify(WATCHDOG=1, STATUS=status())
 
 
+# ---- its files
+
+
+def allow_many_files() -> None:
+    """As many as the process may have: each connection is one, and shells and containers begin with 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 # ---- its end
 
 
@@ -166,3 +176,4 @@ class End:
 
 set_up_log()
 log_all_faults()
+allow_many_files()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from api_server import HV1, TENANT, World
+from fakecore import FakeSwitch
 
 from firewall_app.history import Point
 from firewall_app.policy.model import Droplet
@@ -52,6 +53,20 @@ def test_who_confirms_must_have_seen_what_is_given_up(world: World, revision: in
     answer = world.call("POST", f"/v1/fences/{NAME}/confirm", {"revision": revision})
     assert (answer.status, answer.problems) == (422, {"revision": f"is {revision}; a hypervisor holds revision 57"})
     assert not world.core.history.knows(OTHER)
+
+
+def test_a_stranger_has_no_say_in_what_is_confirmed(world: World) -> None:
+    stranger = FakeSwitch(world.core, "00000000000000ee")
+    for point in (OTHER, Point(0xDEF, 3)):
+        stranger.say(SwitchReport(Sync.FAILED, fence=point._replace(revision=(1 << 63) - 1)))
+        named = [fence["timeline"] for fence in world.good("GET", "/v1/fences")["fences"]]
+        assert named == [point.name], "it may be one that a lost store had"
+    stranger.say(SwitchReport(Sync.FAILED, fence=OTHER._replace(revision=(1 << 63) - 1)))
+    fenced(world)
+    assert world.good("GET", "/v1/fences")["fences"] == [{"timeline": NAME, "revision": 57, "hypervisors": [HV1]}]
+    world.good("POST", f"/v1/fences/{NAME}/confirm", {"revision": 57})
+    assert world.core.history.knows(OTHER)
+    assert not world.core.history.knows(OTHER._replace(revision=58))
 
 
 def test_what_cannot_be_confirmed(world: World) -> None:

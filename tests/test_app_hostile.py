@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import ssl
 import struct
+from collections.abc import Iterable
 
 import pytest
 
@@ -23,8 +25,8 @@ def hello(version: int) -> bytes:
     return message(version, 0, struct.pack("!HHI", 1, 8, 1 << version))
 
 
-def features(version: int) -> bytes:
-    return message(version, 6, struct.pack("!QIBBxxII", 77, 0, 254, 0, 0x4F, 0))
+def features(version: int, dpid: int = 77) -> bytes:
+    return message(version, 6, struct.pack("!QIBBxxII", dpid, 0, 254, 0, 0x4F, 0))
 
 
 def ports(version: int, body: bytes) -> bytes:
@@ -60,7 +62,10 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def controller(tmp_path_factory):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, hard), hard))
     with Controller(tmp_path_factory.mktemp("hostile")) as running:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         yield running
 
 
@@ -86,6 +91,11 @@ def test_it_goes_on(controller, what):
             assert data
             seen += data
     assert "Traceback" not in controller.log.read_text()
+
+
+def test_it_may_have_as_many_files_as_the_system_lets_it(controller):
+    soft, hard = resource.prlimit(controller.pid, resource.RLIMIT_NOFILE)
+    assert soft == hard > 512
 
 
 def test_a_port_description_that_never_ends_ends_the_connection(controller):
@@ -126,17 +136,20 @@ def test_a_switch_that_goes_is_told_in_the_log_and_listed_with_the_reason(contro
     assert listed()["sync"]["error"].startswith(why)
 
 
+def refused(crowd: Iterable[socket.socket]) -> None:
+    for stranger in list(crowd):
+        try:
+            while stranger.recv(4096):
+                pass
+        except ConnectionResetError:
+            pass
+        stranger.close()
+
+
 def test_strangers_beyond_count_are_refused_and_the_next_is_heard(tmp_path):
     """Refusing one must not wait for the queue that the refusal itself fills."""
     with Controller(tmp_path, settings={"enrol": "false"}) as closed:
-        crowd = [speak(closed, [hello(V14), features(V14), ports(V14, b"")]) for _ in range(300)]
-        for stranger in crowd:
-            try:
-                while stranger.recv(4096):
-                    pass
-            except ConnectionResetError:
-                pass
-            stranger.close()
+        refused(speak(closed, [hello(V14), features(V14), ports(V14, b"")]) for _ in range(300))
         said = "it is not registered: PUT /v1/hypervisors/000000000000004d lets it in"
         assert (
             closed.log.read_text().count(f'hypervisor refused dpid=000000000000004d address=127.0.0.1 error="{said}')
@@ -145,3 +158,10 @@ def test_strangers_beyond_count_are_refused_and_the_next_is_heard(tmp_path):
         (listed,) = closed.call("GET", "/v1/hypervisors").json["hypervisors"]
         assert (listed["dpid"], listed["registered"], listed["connected"]) == ("000000000000004d", False, False)
         assert said in listed["sync"]["error"]
+        # In another version, or under ever another name: the log has some of it.
+        refused(speak(closed, [message(1, 0, struct.pack("!HHI", 1, 8, 1 << 1))]) for _ in range(20))
+        refused(speak(closed, [hello(V14), features(V14, n), ports(V14, b"")]) for n in range(100, 200))
+        log = closed.log.read_text()
+        assert log.count("hypervisor refused") == 63
+        assert log.count("too much is to be said of this address") == 1
+        assert log.count("unsupported version") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import threading
 from collections import Counter
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from firewall_app.history import beginning
 from firewall_app.openflow import link as link_module
 from firewall_app.openflow import wire
 from firewall_app.openflow.link import INBOX, Link
+from firewall_app.openflow.listener import Lines
 from firewall_app.pipeline.compile import Rulings, units
 from firewall_app.pipeline.tables import RULES, Kind, cookie_parts
 from firewall_app.policy.errors import Unreachable
@@ -215,6 +217,20 @@ def test_an_error_of_our_own_closes_the_connection_and_is_logged(running, caplog
     assert datapath.closed
     assert "cannot compile" in caplog.text
     assert owner.why == "an internal error of the controller; its log has it"
+
+
+def test_a_switch_that_makes_lines_of_the_log_has_some_left_out(running, monkeypatch, caplog):
+    _, datapath, link = running
+    monkeypatch.setattr(link_module, "LINES", Lines(most=4))
+    caplog.set_level(logging.INFO, "firewall_app.openflow")
+    for _ in range(8):
+        link.received(message(1, 1, bytes(4) + bytes(2000)))
+    until(lambda: "because of this address" in caplog.text)
+    link.received(b"\5")
+    until(lambda: datapath.closed)
+    lines = [record for record in caplog.records if record.name == "firewall_app.openflow.link"]
+    assert [record.levelname for record in lines] == ["INFO"] * 4 + ["WARNING"]
+    assert max(len(record.getMessage()) for record in lines) < link_module.LONGEST + 200
 
 
 def test_time_passes_though_messages_never_cease(running, monkeypatch):

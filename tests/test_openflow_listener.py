@@ -24,7 +24,7 @@ from firewall_app import tls
 from firewall_app.certificates import Pair, make, new_authority
 from firewall_app.openflow import listener
 from firewall_app.openflow.identity import Identity
-from firewall_app.openflow.listener import Connection, Listener, Strangers, Told, uses_tls
+from firewall_app.openflow.listener import Connection, Lines, Listener, Strangers, Told, uses_tls
 from firewall_app.tls import OPENFLOW, Certificate, CertificateError
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -212,12 +212,47 @@ def test_a_crowd_that_says_nothing_keeps_nobody_out(
 def test_the_same_is_said_once_and_again_after_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: clock)
-    told = Told(most=2)
+    told = Told(hosts=2)
     assert [told.news("a", "x"), told.news("a", "x"), told.news("a", "y")] == [True, False, True]
     clock = listener.AGAIN
     assert [told.news("a", "x"), told.news("a", "x")] == [True, False]
-    assert told.news("b")  # of three the one that was said longest ago is forgotten
-    assert told.news("a", "y")
+    assert told.news("b", "x")
+    assert told.news("c", "x")  # of three hosts the one that was heard of longest ago is forgotten
+    assert told.news("a", "x")
+
+
+def test_a_host_that_makes_up_reasons_is_told_of_so_often_and_pushes_out_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    told = Told(each=3)
+    assert told.news("192.0.2.1", "x")
+    assert sum(told.news("fd00::1", str(number)) for number in range(1000)) == 3
+    assert not told.news("fd00::2", "of the same /64")
+    assert not told.news("192.0.2.1", "x")
+    assert caplog.text.count("too much is to be said of this address") == 1
+    clock = listener.AGAIN
+    assert told.news("fd00::1", "7")
+
+
+def test_a_host_has_so_many_lines_of_each_level_in_a_minute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    lines = Lines(most=3, hosts=4)
+    assert [lines.room("fd00::1", logging.INFO) for _ in range(5)] == [True] * 3 + [False] * 2
+    assert lines.room("fd00::1", logging.ERROR)
+    assert not lines.room("fd00::2", logging.INFO)
+    assert lines.room("192.0.2.1", logging.INFO)
+    clock = listener.MINUTE - 0.1
+    assert not lines.room("fd00::1", logging.INFO)
+    assert caplog.text.count("too many lines because of this address") == 1
+    clock = listener.MINUTE
+    assert lines.room("fd00::1", logging.INFO)
+    for number in range(10):
+        assert lines.room(f"192.0.2.{number}", logging.INFO)
 
 
 # --------------------------------------------------------------------------------------------- TLS
@@ -422,6 +457,13 @@ def test_an_address_among_the_names_leaves_the_common_name_in_force() -> None:
 
     found = Identity.of(certificate(HV1, other=x509.IPAddress(ip_address("192.0.2.1"))))
     assert (found.datapaths, str(found)) == ({HV1}, HV1)
+
+
+def test_a_certificate_of_many_names_fits_a_line() -> None:
+    many = Identity.of(certificate(HV1, HV1, *(f"{number}.example" for number in range(1200))))
+    assert many.datapaths == {HV1}
+    assert HV1 in str(many)
+    assert len(str(many)) < 300
 
 
 def test_what_the_command_makes_names_what_it_was_asked_for(tmp_path: Path) -> None:

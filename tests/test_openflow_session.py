@@ -419,7 +419,10 @@ def test_T172_a_controller_hears_that_another_became_master_and_forgets_what_was
     talk.hear(message(30, 0, struct.pack("!IB3xQ", wire.ROLE_SLAVE, 0, 9)))
     assert (talk.report.sync, talk.report.confirmed) == (Sync.FAILED, -1)
     assert "generation 9" in talk.report.error
-    commits = talk.switch.commits
+    commits, said = talk.switch.commits, len(talk.session.changes)
+    for generation in range(10, 100):
+        talk.hear(message(30, 0, struct.pack("!IB3xQ", wire.ROLE_SLAVE, 0, generation)))
+    assert len(talk.session.changes) == said, "the log has it once"
     talk.switch.generation, talk.switch.role = 7, wire.ROLE_EQUAL  # the other is gone, and forgotten
     talk.pass_time(10)
     assert (talk.report.sync, talk.report.confirmed, talk.switch.commits) == (Sync.IN_SYNC, 1, commits + 1)

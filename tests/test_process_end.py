@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -66,7 +66,7 @@ def firewall(name: str) -> dict[str, object]:
 
 
 def kept(directory: Path) -> set[str]:
-    with sqlite3.connect(directory / "firewall.db") as database:
+    with closing(sqlite3.connect(directory / "firewall.db")) as database:
         return {row[0] for row in database.execute("select name from firewalls")}
 
 
@@ -95,6 +95,7 @@ def test_sigterm_in_the_middle_of_everything(controller: Controller, tmp_path: P
         assert not waits.done()
         assert not reads.done()
         assert controller.stop() == 0
+        assert not list(tmp_path.glob("firewall.db-wal")), "a copy of the database alone lacks what is in its log"
         answer: Answer = waits.result()
         assert (answer.status, answer.json["firewall"]["status"]) == (202, "waiting")
         assert answer.headers["connection"] == "close"

@@ -126,13 +126,16 @@ class _Listener:
         self._count = itertools.count(1)
 
     def accept(self) -> tuple[socket.socket, Any]:
+        failing = False  # said once
         while True:
             try:
                 client, address = self._listener.accept()
             except OSError as error:
                 if error.errno not in EXHAUSTED:
                     raise
-                LOG.error("HTTP connections cannot be accepted", error=error)
+                if not failing:
+                    LOG.error("HTTP connections cannot be accepted", error=error)
+                failing = True
                 eventlet.sleep(0.1)
                 continue
             while self._pool.free() <= 0:

@@ -5,6 +5,7 @@ Ryu is unmaintained; everything that we change in it is here.  (That it starts a
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -131,10 +132,20 @@ def _serve(original: Callable[[Any], None]) -> Callable[[Any], None]:
     return serve
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether the log has room for what Ryu says of a connection; the address is what it names last."""
+    what = record.args if isinstance(record.args, tuple) else ()
+    if not what or not isinstance(what[-1], tuple):
+        return True
+    return TOLD.news(str(what[-1][0]), record.msg, *map(str, what[:-1]))
+
+
 def install() -> None:
     """Makes the changes; once."""
     if isinstance(controller.StreamServer, partial):
         return
+    for name in ("OFPHandler", controller.LOG.name):
+        logging.getLogger(name).addFilter(_is_news)
     controller.StreamServer = partial(Listener, fail=lambda why: end(SystemExit(f"firewall: {why}")))
     controller.datapath_connection_factory = _handler(controller.datapath_connection_factory)
     ofproto_parser.msg = _receive(ofproto_parser.msg)

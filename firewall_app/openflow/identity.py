@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 DATAPATH_ID = re.compile(r"[0-9a-fA-F]{16}")
+LONGEST = 200  # characters of its names that people are told
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Identity:
         return frozenset(name.lower() for name in self.names if DATAPATH_ID.fullmatch(name))
 
     def __str__(self) -> str:
-        return ", ".join(self.names) or "nobody"
+        names = ", ".join(self.names) or "nobody"
+        return names if len(names) <= LONGEST else f"{names[:LONGEST]}..."
 
     def is_revoked(self, lists: Iterable[x509.CertificateRevocationList]) -> bool:
         mine = self.certificate

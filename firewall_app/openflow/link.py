@@ -23,6 +23,7 @@ from ..history import History
 from ..policy.errors import Unreachable
 from ..progress import Drift, SwitchReport, Wanted
 from . import wire
+from .listener import LINES
 from .session import Decision, Moment, Session
 
 LOG = logs.get(__name__)
@@ -31,6 +32,7 @@ INBOX = 4096  # events that may wait; a switch that floods is then read no faste
 INBOX_BYTES = 4 << 20  # bytes that they may have together, or so
 BREATH = 0.01  # seconds until a switch that floods is looked at again
 TICK = 1.0  # seconds between two looks at the clock
+LONGEST = 2000  # characters of what a switch says that the log has
 CHUNK = 32 << 10  # bytes given to a socket at once: joined messages, but other threads get their turn
 
 
@@ -57,7 +59,7 @@ class Owner(Protocol):
 
     def units(self, dpid: str, interfaces: Any) -> Wanted: ...
 
-    def connected(self, dpid: str, switch: Any) -> None: ...
+    def connected(self, dpid: str, switch: Any) -> bool: ...
 
     def reported(self, dpid: str, switch: Any, report: SwitchReport) -> None: ...
 
@@ -101,6 +103,7 @@ class Link:
         forget_cached: bool | None = None,
     ) -> None:
         self.dpid = f"{datapath.id:016x}"
+        self._host: str = datapath.address[0]
         self._owner = owner
         self._datapath = datapath
         self._tell = tell
@@ -133,7 +136,9 @@ class Link:
 
     def run(self) -> None:
         """The switch's thread, from connect to disconnect."""
-        self._owner.connected(self.dpid, self)
+        self._say(logging.INFO, "hypervisor connected", address=self._host)
+        if self._owner.connected(self.dpid, self):
+            self._say(logging.WARNING, "a hypervisor connected again: the older connection is closed")
         report = None
         try:
             self._send(self._session.start(moment()))
@@ -144,12 +149,12 @@ class Link:
                 self._log()
                 self._send(self._handle())
         except Exception:
-            LOG.exception("a session failed", dpid=self.dpid)
+            self._say(logging.ERROR, "a session failed", exc_info=True)
             self._session.dead = "an internal error of the controller; its log has it"
         finally:
             self.close()
             if self._why is not None:
-                LOG.warning("hypervisor disconnected", dpid=self.dpid, error=self._why)
+                self._say(logging.WARNING, "hypervisor disconnected", error=self._why)
             self._readers += self._new_readers
             self._counters += self._new_counters
             gone = Unreachable(f"hypervisor {self.dpid} went away")
@@ -163,13 +168,19 @@ class Link:
         """What the session has decided."""
         for line in self._session.changes:
             if isinstance(line, Decision):
-                LOG.log(logging.ERROR if line.serious else logging.INFO, line.event, dpid=self.dpid, **line.fields)
+                self._say(logging.ERROR if line.serious else logging.INFO, line.event, **line.fields)
             else:
-                LOG.info(line, dpid=self.dpid)
+                self._say(logging.INFO, line)
         self._session.changes.clear()
         if self._session.drift:
             found, self._session.drift = self._session.drift, []
             self._owner.drifted(self.dpid, self, found)
+
+    def _say(self, level: int, event: str, **fields: Any) -> None:
+        """A line of the log; a switch that causes too many has some left out."""
+        if LINES.room(self._host, level):
+            short: dict[str, Any] = {n: v[:LONGEST] if isinstance(v, str) else v for n, v in fields.items()}
+            LOG.log(level, event[:LONGEST], dpid=self.dpid, **short)
 
     def _handle(self) -> list[bytes]:
         """Waits for something to happen, and what is to be sent because of it."""

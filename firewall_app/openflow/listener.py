@@ -31,6 +31,7 @@ STRANGERS = 1024  # connections at once that have not said who they are
 PATIENCE = 3.0  # seconds that a stranger keeps its place when others want it; a storm of honest ones needs less
 LOOK = 1.0  # seconds between two looks at the strangers, and at the files of TLS
 AGAIN = 3600.0  # seconds until the same is said again of the same stranger
+MINUTE = 60.0
 _RETRY_ACCEPT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED}
 _HINTS = {
     "WRONG_VERSION_NUMBER": "it speaks no TLS (`tcp:` for `ssl:`?)",
@@ -62,24 +63,56 @@ def uses_tls(conf: cfg.ConfigOpts) -> bool:
 
 
 class Told:
-    """What was said of whom, so that the log has it once and not with each attempt."""
+    """What was said of whom, so that the log has it once and not with each attempt.
 
-    def __init__(self, most: int = 1024) -> None:
-        self._most = most
-        self._said: OrderedDict[tuple[str, ...], float] = OrderedDict()
+    Of one host no more than `each` things an hour, whatever it makes up; it pushes out nothing of others.
+    """
 
-    def news(self, *what: str) -> bool:
-        now = time.monotonic()
-        if now - self._said.get(what, -AGAIN) < AGAIN:
-            return False
-        self._said[what] = now
-        self._said.move_to_end(what)
-        if len(self._said) > self._most:
+    def __init__(self, hosts: int = 1024, each: int = 64) -> None:
+        self._hosts, self._each = hosts, each
+        self._said: OrderedDict[str, dict[tuple[str, ...], float]] = OrderedDict()
+
+    def news(self, host: str, *what: str) -> bool:
+        now, site = time.monotonic(), _site(host)
+        said = {each: when for each, when in self._said.pop(site, {}).items() if now - when < AGAIN}
+        self._said[site] = said
+        if len(self._said) > self._hosts:
             self._said.popitem(last=False)
+        if what in said or len(said) > self._each:
+            return False
+        said[what] = now
+        if len(said) > self._each:
+            LOG.warning("too much is to be said of this address: the rest of this hour is left out", address=host)
+            return False
         return True
 
 
 TOLD = Told()
+
+
+class Lines:
+    """How many lines the log has because of a host: so many of each level in a minute."""
+
+    def __init__(self, most: int = 1000, hosts: int = 1024) -> None:
+        """`most` is for a host with hundreds of bridges; journald begins to drop at 20 times that."""
+        self._most, self._hosts = most, hosts
+        self._count: OrderedDict[tuple[str, int], tuple[float, int]] = OrderedDict()  # since when, how many
+
+    def room(self, host: str, level: int) -> bool:
+        """Whether one more may be written."""
+        now, key = time.monotonic(), (_site(host), level)
+        since, count = self._count.pop(key, (now, 0))
+        if now - since >= MINUTE:
+            since, count = now, 0
+        self._count[key] = since, count + 1
+        if len(self._count) > self._hosts:
+            self._count.popitem(last=False)
+        if count == self._most:
+            LOG.warning("too many lines because of this address: the rest of this minute is left out", address=host)
+        return count < self._most
+
+
+LINES = Lines()
 
 
 class Connection:
@@ -242,6 +275,7 @@ class Listener:
 
     def serve_forever(self) -> None:
         eventlet.spawn_n(self._look)
+        failing = False  # said once
         while True:
             while self._strangers.full and not self._end_overdue():
                 eventlet.sleep(0.05)
@@ -250,9 +284,12 @@ class Listener:
             except OSError as error:
                 if error.errno not in _RETRY_ACCEPT:
                     raise
-                LOG.error("a switch cannot be accepted", error=error)
+                if not failing:
+                    LOG.error("a switch cannot be accepted", error=error)
+                failing = True
                 eventlet.sleep(0.5)
                 continue
+            failing = False
             connection = Connection(sock, address)
             self._strangers.enter(connection)
             eventlet.spawn_n(self._serve, connection, address)

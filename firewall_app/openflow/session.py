@@ -448,8 +448,8 @@ class Session:
 
     def _on_role_status(self, message: wire.RoleStatus, now: Moment) -> list[bytes]:
         """Another controller was given the role that was ours; in OpenFlow 1.3 only the next change would tell."""
-        if self.token is None or message.role == wire.ROLE_MASTER:
-            return []
+        if self.token is None or message.role == wire.ROLE_MASTER or self._lost_role:
+            return []  # or it is known, however often it is said
         return self._outbid(message.generation_id, now)
 
     def _outbid(self, generation: int, now: Moment) -> list[bytes]:

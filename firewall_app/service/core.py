@@ -443,13 +443,14 @@ class Core:
         found = units(policy, dpid, interfaces, self.rulings)
         return Wanted(history, found, self._cuts.get(dpid, self._cut_all))
 
-    def connected(self, dpid: str, switch: Switch) -> None:
-        """A switch came; an older connection of the same datapath id is closed."""
+    def connected(self, dpid: str, switch: Switch) -> bool:
+        """A switch came; an older connection of the same datapath id is closed.  Whether there was one."""
         old = self._switches.get(dpid)
         self._switches[dpid] = switch
-        if old is not None and old is not switch:
-            LOG.warning("a hypervisor connected again: the older connection is closed", dpid=dpid)
-            old.close()
+        if old is None or old is switch:
+            return False
+        old.close()
+        return True
 
     def reported(self, dpid: str, switch: Switch, report: SwitchReport) -> None:
         """A switch said how it stands; what a replaced connection still says is not heard."""

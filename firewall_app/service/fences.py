@@ -24,12 +24,20 @@ class Fence:
 
 
 def every(core: Core) -> list[Fence]:
-    """Those that hold up a switch, by timeline."""
+    """Those that hold up a switch, by timeline.
+
+    While a registered one holds a timeline, nobody else who claims to hold it has a say in what is confirmed.
+    """
+    registered = core.policy.hypervisors
     held: defaultdict[int, dict[str, int]] = defaultdict(dict)
     for dpid, report in core.progress.reports.items():
         if report.fence is not None and not core.history.knows(report.fence):
             held[report.fence.timeline][dpid] = report.fence.revision
-    return [Fence(Point(number, max(found.values())), tuple(sorted(found))) for number, found in sorted(held.items())]
+    fences = []
+    for number, found in sorted(held.items()):
+        ours = {dpid: revision for dpid, revision in found.items() if dpid in registered} or found
+        fences.append(Fence(Point(number, max(ours.values())), tuple(sorted(ours))))
+    return fences
 
 
 def confirm(core: Core, name: str, revision: int) -> Fence:
