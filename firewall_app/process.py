@@ -104,7 +104,7 @@ def allow_many_files() -> None:
 
 
 class End:
-    """SIGTERM, Ctrl-C and a terminal that closes: `steps` are taken one after the other, and the process ends with status 0.
+    """SIGTERM, Ctrl-C, a terminal that closes: `steps` are taken one after the other; the process ends with status 0.
 
     A second signal ends it at once.  So do `END_SECONDS`, with status 1, when a step has not come to its end by then or
     the loop hangs; a line of the log says which, and where.  Until `wait` is called the signals end the process as they

@@ -366,6 +366,19 @@ def mark_of(switch):
     return mark
 
 
+def test_a_revision_that_means_no_flow_is_told_too():
+    """Whoever follows a request by the log cannot tell `nothing to do` from `not told` otherwise."""
+    talk = Talk()
+    talk.session.changes.clear()
+    talk.history = beginning(revision=9)
+    for _ in range(2):
+        talk.exchange(talk.session.policy_changed(talk.now))
+    (said,) = talk.session.changes
+    assert said == ("in step", {"revision": 9, "flows": talk.report.flows}, False)
+    talk.exchange(talk.session.resync(talk.now))
+    assert talk.session.changes == [said], "an audit that finds nothing says nothing"
+
+
 def test_work_at_a_confirmed_revision_is_not_confirmed_until_it_is_done():
     talk = Talk(FakeSwitch(ports={1: "up0"}))
     assert talk.report.confirmed == 0

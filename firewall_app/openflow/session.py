@@ -561,7 +561,7 @@ class Session:
         self.report = replace(self.report, interfaces=dict(self._interfaces))
         if not changes:
             self._owners = owners
-            return self._confirm(history.point, now, changed=False)
+            return self._confirm(history.point, now, changes)
         # The same revision once more, and yet there is something to do: someone else has changed the switch.
         self._repairing = ()
         if self._auditing and revision == self.report.confirmed:
@@ -662,11 +662,14 @@ class Session:
         gone = slots_of(self._owners - self._bundle_owners)
         out = [wire.ct_flush_zone(self._version, self._asked.next_xid(), slot) for slot in gone]
         self._owners = self._bundle_owners
-        counts = {"deleted": len(changes.delete), "added": len(changes.put), "flows": len(self._desired)}
-        self.changes.append(Decision("change in force", {"revision": self._point.revision, **counts}))
-        return out + self._confirm(self._point, now, changed=True)
+        return out + self._confirm(self._point, now, changes)
 
-    def _confirm(self, point: Point, now: Moment, changed: bool) -> list[bytes]:
+    def _confirm(self, point: Point, now: Moment, changes: Difference[Key, Body]) -> list[bytes]:
+        if changes:
+            counts = {"deleted": len(changes.delete), "added": len(changes.put), "flows": len(self._desired)}
+            self.changes.append(Decision("change in force", {"revision": point.revision, **counts}))
+        elif point.revision > self.report.confirmed:  # whoever follows a request by the log is to find its end
+            self.changes.append(Decision("in step", {"revision": point.revision, "flows": len(self._desired)}))
         self._state, self._asked.deadline, self._in_bundle, self._added = State.IDLE, None, None, {}
         self._retry_at, self._retry_after = None, RETRY_FIRST
         drift, self._repairing, self._auditing = self._repairing, (), False
@@ -678,7 +681,7 @@ class Session:
         self._confirmed_at = point
         self.report = replace(
             self.report, sync=Sync.IN_SYNC, confirmed=point.revision, error=None, flows=len(self._actual),
-            last_change_at=now.wall if changed else self.report.last_change_at,
+            last_change_at=now.wall if changes else self.report.last_change_at,
             last_repair_at=now.wall if repaired else self.report.last_repair_at,
             repaired_flows=self.report.repaired_flows + repaired,
         )  # fmt: skip
