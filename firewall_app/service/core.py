@@ -489,7 +489,7 @@ class Core:
         reports = self.progress.reports
         gone = [dpid for dpid in reports if not reports[dpid].connected and dpid not in self.policy.hypervisors]
         for dpid in gone[: max(0, len(gone) - STRANGERS)]:
-            del reports[dpid]
+            self.progress.forget(dpid)
 
     def switch(self, dpid: str) -> Switch:
         """A connected switch.  Raises NotFound for one that nobody knows, Unreachable for one that is not there."""
