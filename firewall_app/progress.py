@@ -191,6 +191,11 @@ class Progress:
         for _, _, wake in ready:
             wake()
 
+    def forget(self, dpid: str) -> None:
+        """A switch that nobody registered is gone."""
+        self.reports.pop(dpid, None)
+        self.drift.pop(dpid, None)
+
     def drifted(self, dpid: str, found: Iterable[Drift]) -> None:
         """Others did something to the flows of a switch."""
         self.drift.setdefault(dpid, deque(maxlen=MOST_DRIFT)).extend(found)

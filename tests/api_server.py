@@ -96,6 +96,10 @@ class Memory(MemoryJournal):
         self.ping()
         return self.policy, self.history
 
+    @property
+    def revision(self) -> int:
+        return self.history.revision
+
     def newest(self) -> Point:
         self.ping()
         return self.history.point

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,10 @@ def test_what_cannot_be_kept_is_logged(world: World, caplog: pytest.LogCaptureFi
     lines = [r.getMessage() for r in caplog.records if "audit log cannot be written" in r.getMessage()]
     assert len(lines) == 1
     assert answer.headers["x-request-id"] in lines[0]
+    (told,) = [r.msg.fields["entry"] for r in caplog.records if "audit log cannot be written" in r.getMessage()]
+    entry = json.loads(told)
+    assert (entry["path"], entry["outcome"]) == ("/v2/firewalls", "failed")
+    assert datetime.fromisoformat(entry["at"])
 
 
 def test_the_real_store_keeps_the_line_with_the_change_or_neither(tmp_path: Any) -> None:
@@ -444,9 +449,11 @@ def test_a_token_is_refused_while_its_revocation_waits_for_its_turn(
     token(world, role="operator")
     made = token(world, role="operator")
     with world.core.alone():
-        assert world.call("DELETE", f"/v1/tokens/{made['id']}").status == 503
+        answers = [world.call("DELETE", f"/v1/tokens/{made['id']}")]
     assert world.call("GET", "/v1/tokens", token=made["token"]).status == 401
-    assert world.call("DELETE", f"/v1/tokens/{made['id']}").status == 503  # it is owed, and no other one
+    answers.append(world.call("DELETE", f"/v1/tokens/{made['id']}"))  # it is owed, and no other one
+    assert [answer.status for answer in answers] == [503, 503]
+    assert all("may have been kept" in answer.json["message"] for answer in answers)
     assert "revoked tokens" in world.call("GET", "/readyz").json["problems"][0]
     tokens.settle(world.core, world.access)
     tokens.settle(world.core, world.access)

@@ -15,7 +15,7 @@ from webob import Request
 from firewall_app.api.app import ROUTES
 from firewall_app.api.errors import STATUS, HttpError, WrongMethod, status
 from firewall_app.policy import errors as policy_errors
-from firewall_app.policy.errors import CallerError, FirewallError, SwitchError
+from firewall_app.policy.errors import CallerError, FirewallError, StoreError, SwitchError
 from firewall_app.service.access import Caller, Role
 from firewall_app.service.core import Core, Event
 from firewall_app.settings import Settings
@@ -310,13 +310,22 @@ def test_a_failing_store_changes_nothing_and_tells_no_secrets(world: World, capl
     world.store.broken = True
     answer = world.call("POST", "/v2/firewalls", FIREWALL)
     assert (answer.status, answer.json["id"]) == (503, "store_unavailable")
-    assert answer.json["message"] == "the store failed; look before you repeat this, it may have been kept"
+    assert answer.json["message"] == "the store failed; nothing was changed"
     assert answer.json["request_id"] in caplog.text
     assert "secret details" in caplog.text
     assert "Traceback" not in caplog.text  # of SQLAlchemy and a driver it would be 60 lines, for each write
     world.store.broken = False
     assert world.good("GET", "/v2/firewalls")["meta"]["total"] == 0
     assert world.call("POST", "/v2/firewalls", FIREWALL).status == 202
+
+
+def test_who_asks_for_what_may_have_been_kept_is_told_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object) -> None:
+        raise StoreError("the connection broke", may_be_kept=True)
+
+    monkeypatch.setattr(world.store, "commit", lost)
+    answer = world.call("POST", "/v2/firewalls", FIREWALL)
+    assert answer.json["message"] == "the store failed; look before you repeat this, it may have been kept"
 
 
 def test_an_error_of_ours_is_logged_with_the_request_id(

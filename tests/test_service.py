@@ -16,7 +16,7 @@ from firewall_app.history import Point, beginning
 from firewall_app.pipeline.unit import PortGuards
 from firewall_app.policy.errors import Conflict, Invalid, NotFound, StoreError, Unreachable
 from firewall_app.policy.model import Peer, Port, Rule
-from firewall_app.progress import PendingChange, Status, SwitchReport, Sync
+from firewall_app.progress import Drift, PendingChange, Status, SwitchReport, Sync
 from firewall_app.service import droplets, firewalls, hypervisors
 from firewall_app.service.core import Limits
 from firewall_app.service.deed import Deed
@@ -618,7 +618,9 @@ def test_strangers_beyond_count_are_not_all_remembered(world, monkeypatch):
     core, _, _ = world
     monkeypatch.setattr("firewall_app.service.core.STRANGERS", 3)
     for number in range(100, 110):
+        core.progress.drifted(f"{number:016x}", [Drift(NOW, "added", "table=0")])
         core.refused(f"{number:016x}", "192.0.2.9", "it is not registered")
     listed = [view.dpid for view in hypervisors.every(core) if view.hypervisor is None]
     assert listed == [f"{number:016x}" for number in (107, 108, 109)]
     assert DPID in core.progress.reports
+    assert sorted(core.progress.drift) == listed

@@ -159,7 +159,9 @@ def sentence(faults: tuple[Fault, ...], others: int = 0) -> str:
 def _reason(error: Exception, code: int) -> str:
     """What a caller may read of an error.  Whatever is not meant for people stays in the log."""
     if isinstance(error, StoreError) and not isinstance(error, Standby):
-        return "the store failed; look before you repeat this, it may have been kept"
+        if error.may_be_kept:
+            return "the store failed; look before you repeat this, it may have been kept"
+        return "the store failed; nothing was changed"
     if isinstance(error, FirewallError | HttpError) or code < 500:
         return str(error)
     return "an error of this service; its log has it under this request id"

@@ -9,7 +9,7 @@
         Stale                        it is about a state of the object that has passed
       SwitchError                    the store holds it; the controller keeps trying, the switch stays closed
         Unreachable                  the switch does not answer
-      StoreError                     nothing is in force that was not; what was asked may have been kept
+      StoreError                     nothing is in force that was not, and nothing kept but where it says so
         Standby                      nothing was changed: another controller is the one that writes
 
 Which HTTP status each becomes is said in one place, `api/errors.py`.
@@ -89,7 +89,14 @@ class Unreachable(SwitchError):
 
 
 class StoreError(FirewallError):
-    """The store failed.  Nothing is in force that was not; a commit whose answer was lost may have been kept."""
+    """The store failed.  Nothing is in force that was not.
+
+    `may_be_kept`: what was asked for, since the answer of a commit was lost, or since it will be tried again.
+    """
+
+    def __init__(self, words: str = "", may_be_kept: bool = False) -> None:
+        super().__init__(words)
+        self.may_be_kept = may_be_kept
 
 
 class Standby(StoreError):

@@ -7,9 +7,10 @@ go on meanwhile and see the policy before or after, never between.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -304,7 +305,10 @@ class Core:
                 raise StoreError("it takes no writes")
             self.stored(lambda: self.store.record(entry), writes=True)
         except StoreError as error:
-            LOG.error("the audit log cannot be written", request=entry.request_id, error=error, entry=entry)
+            LOG.error(
+                "the audit log cannot be written", request=entry.request_id, error=error,
+                entry=json.dumps(asdict(entry), default=lambda value: getattr(value, "value", str(value))),
+            )  # fmt: skip
 
     def _check_firewalls(self, before: Policy, after: Policy, changes: Iterable[Change]) -> None:
         """Raises Crowded when a droplet would be behind more firewalls than a switch may be told to ask."""
@@ -488,7 +492,7 @@ class Core:
         reports = self.progress.reports
         gone = [dpid for dpid in reports if not reports[dpid].connected and dpid not in self.policy.hypervisors]
         for dpid in gone[: max(0, len(gone) - STRANGERS)]:
-            del reports[dpid]
+            self.progress.forget(dpid)
 
     def switch(self, dpid: str) -> Switch:
         """A connected switch.  Raises NotFound for one that nobody knows, Unreachable for one that is not there."""

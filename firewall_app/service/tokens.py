@@ -80,18 +80,22 @@ def revoke(core: Core, access: Access, token_id: str) -> None:
     if deed.authority is not None:
         deed.authority()
     if token_id in access.barred:
-        raise StoreError(f"token {token_id} is refused already; the store could not be told yet")
+        raise StoreError(f"token {token_id} is refused already; the store could not be told yet", may_be_kept=True)
     token = revocable((t for t in access.tokens.values() if t.id not in access.barred), token_id)
     if token.revoked_at is not None:
         return
     entry = deed.ended(Outcome.DONE, changes=(change(token, None),), account=token.account)
     access.bar(token, entry)  # before anything that may have to wait, or fail
     deed.authority = None  # it may be the caller's own
-    with core.alone():
-        if token_id in access.barred:  # else it was settled meanwhile
-            core.keep(deed, partial(core.store.revoke_token, token.id, core.runtime.now()), entry)
-            access.revoked(token.id, core.runtime.now())
-        deed.noted = True
+    try:
+        with core.alone():
+            if token_id in access.barred:  # else it was settled meanwhile
+                core.keep(deed, partial(core.store.revoke_token, token.id, core.runtime.now()), entry)
+                access.revoked(token.id, core.runtime.now())
+            deed.noted = True
+    except StoreError as error:
+        error.may_be_kept = True
+        raise
 
 
 def settle(core: Core, access: Access) -> None:

@@ -109,11 +109,20 @@ class Database:
 
     @contextmanager
     def writing(self, what: str) -> Iterator[Connection]:
-        """One transaction, kept when the block ends and undone when it raises.  Database errors become StoreErrors."""
-        with self._transaction(self._engine, what) as connection:
-            if self.guard is not None:
-                self.guard(connection)
-            yield connection
+        """One transaction, kept when the block ends and undone when it raises.  Database errors become StoreErrors.
+
+        Of one that fails in its very end nobody knows whether it was kept, unless the disk had no room for it.
+        """
+        ends = False
+        try:
+            with self._transaction(self._engine, what) as connection:
+                if self.guard is not None:
+                    self.guard(connection)
+                yield connection
+                ends = True
+        except StoreError as error:
+            error.may_be_kept = ends and not _is_full(error)
+            raise
 
     def close(self) -> None:
         self._engine.dispose()
@@ -264,6 +273,12 @@ def told(what: str) -> Iterator[None]:
     # ValueError and OverflowError: values that cannot be stored, found by the codec or by a driver.
     except (SQLAlchemyError, CommandError, ValueError, OverflowError, OSError) as error:
         raise StoreError(f"{what}: {error}") from error
+
+
+def _is_full(error: StoreError) -> bool:
+    """Whether SQLite has found no room: what it could not write whole counts for nothing when it is read."""
+    found = getattr(getattr(error.__cause__, "orig", None), "sqlite_errorcode", None)
+    return found == sqlite3.SQLITE_FULL
 
 
 def _parsed(text: str | URL) -> URL:
