@@ -11,16 +11,17 @@ from types import SimpleNamespace
 
 import eventlet
 import pytest
-from fakeswitch import FakeSwitch, message
+from fakeswitch import NO_MATCH, FakeSwitch, message
 from policies import DPID, small, with_inbound
 
 from firewall_app.history import beginning
 from firewall_app.openflow import link as link_module
 from firewall_app.openflow import wire
+from firewall_app.openflow.held import Body, Key
 from firewall_app.openflow.link import INBOX, Link
 from firewall_app.openflow.listener import Lines
 from firewall_app.pipeline.compile import Rulings, units
-from firewall_app.pipeline.tables import RULES, Kind, cookie_parts
+from firewall_app.pipeline.tables import MAGIC, RULES, Kind, cookie_parts
 from firewall_app.policy.errors import Unreachable
 from firewall_app.progress import Sync, Wanted
 
@@ -37,10 +38,17 @@ class Owner:
     def __init__(self) -> None:
         self.policy, self.revision = small(), 0
         self.reports: list = []
+        self.registered = True
         self.gone = 0
 
     def units(self, dpid, interfaces):
         return Wanted(beginning(revision=self.revision), units(self.policy, dpid, interfaces, Rulings()))
+
+    def drifted(self, dpid, switch, found):
+        pass
+
+    def is_registered(self, dpid):
+        return self.registered
 
     def connected(self, dpid, switch):
         assert dpid == DPID
@@ -231,6 +239,28 @@ def test_a_switch_that_makes_lines_of_the_log_has_some_left_out(running, monkeyp
     lines = [record for record in caplog.records if record.name == "firewall_app.openflow.link"]
     assert [record.levelname for record in lines] == ["INFO"] * 4 + ["WARNING"]
     assert max(len(record.getMessage()) for record in lines) < link_module.LONGEST + 200
+
+
+@pytest.mark.parametrize("registered", [True, False])
+def test_T180_strangers_have_so_many_flows_together_and_who_has_the_most_must_go(running, monkeypatch, registered):
+    owner, datapath, light = running
+    owner.registered = registered
+    flows = len(datapath.switch.flows)
+    other_datapath = Datapath(FakeSwitch())
+    other_datapath.switch.flows = {Key(9, n, NO_MATCH): Body(MAGIC << 48, b"") for n in range(flows)}
+    monkeypatch.setattr(link_module, "STRANGERS_FLOWS", flows * 2 + 20)
+    light.resync()
+    heavy = Link(owner, other_datapath, lambda raw: raw.cookie, reply_timeout=30, audit_interval=0)
+    other_datapath.firewall_link = heavy
+    eventlet.spawn(heavy.run)
+    until(lambda: other_datapath.switch.commits == 1)
+    other_datapath.switch.flows |= {Key(9, n, NO_MATCH): Body(MAGIC << 48, b"") for n in range(50)}
+    heavy.resync()
+    until(lambda: other_datapath.closed or other_datapath.switch.commits == 2)
+    assert other_datapath.closed is not registered
+    heavy.close()
+    until(lambda: owner.gone == 1)
+    assert len(light.read_flows(10)) == flows, "it goes on"
 
 
 def test_time_passes_though_messages_never_cease(running, monkeypatch):

@@ -12,7 +12,7 @@ from policies import ANYONE, DPID, FIREWALL, rule, small, with_inbound
 
 from firewall_app.history import beginning
 from firewall_app.openflow import wire
-from firewall_app.openflow.session import Moment, Session
+from firewall_app.openflow.session import Decision, Moment, Session
 from firewall_app.pipeline.compile import Rulings, units
 from firewall_app.pipeline.tables import LAYOUT
 from firewall_app.policy.policy import Policy
@@ -418,6 +418,8 @@ def test_T172_an_older_token_is_refused_at_the_switch_and_nothing_is_changed_unt
         talk.exchange(talk.session.resync(talk.now, keep_flows=True))
         assert len(talk.session.flows_read) == len(held)  # a person may look
     assert (talk.switch.flows, talk.switch.role, talk.session.dead) == (held, wire.ROLE_SLAVE, None)
+    serious = [line.event for line in talk.session.changes if isinstance(line, Decision) and line.serious]
+    assert serious == ["change refused", "outbid"], "once, however often it is tried again"
     talk.session.token = 10
     talk.pass_time(400)
     assert (talk.report.sync, talk.report.confirmed) == (Sync.IN_SYNC, 4)

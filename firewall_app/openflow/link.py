@@ -39,6 +39,8 @@ CHUNK = 32 << 10  # bytes given to a socket at once: joined messages, but other 
 # Comparing a large policy with a switch takes a second of Python, which no other switch and no request should wait
 # for.  It runs in a native thread, few at a time: more would share one interpreter, and keep the store waiting.
 COMPARING = Semaphore(2)
+COMPARING_STRANGERS = Semaphore(1)  # those that nobody registered wait for each other
+STRANGERS_FLOWS = 400_000  # that are kept of all strangers together, 0.6 KB each
 PORT_STATUS = 12
 MAY_COMPARE = (4, PORT_STATUS, 19, 33)  # message types: experimenter and bundle control, multipart
 
@@ -59,6 +61,8 @@ class Owner(Protocol):
 
     def units(self, dpid: str, interfaces: Any) -> Wanted: ...
 
+    def is_registered(self, dpid: str) -> bool: ...
+
     def connected(self, dpid: str, switch: Any) -> bool: ...
 
     def reported(self, dpid: str, switch: Any, report: SwitchReport) -> None: ...
@@ -68,11 +72,24 @@ class Owner(Protocol):
     def disconnected(self, dpid: str, switch: Any, why: str | None) -> None: ...
 
 
-def _aside(work: Callable[[], T]) -> T:
-    """Runs work of the switch's own in a native thread; only its green thread waits."""
-    with COMPARING:
-        done: T = tpool.execute(work)
-        return done
+class Strangers:
+    """How many flows are kept of the switches that nobody registered: when it is too many, who has the most must go."""
+
+    def __init__(self) -> None:
+        self._flows: dict[Link, int] = {}
+
+    def weigh(self, link: Link, flows: int) -> Link | None:
+        """Who has to go, when one of them has so many flows."""
+        self._flows[link] = flows
+        if sum(self._flows.values()) <= STRANGERS_FLOWS:
+            return None
+        return max(self._flows, key=self._flows.__getitem__)
+
+    def leave(self, link: Link) -> None:
+        self._flows.pop(link, None)
+
+
+STRANGERS = Strangers()
 
 
 def _why_it_ended(datapath: Any) -> str | None:
@@ -152,6 +169,7 @@ class Link:
             self._say(logging.ERROR, "a session failed", exc_info=True)
             self._session.dead = "an internal error of the controller; its log has it"
         finally:
+            STRANGERS.leave(self)
             self.close()
             if self._why is not None:
                 self._say(logging.WARNING, "hypervisor disconnected", error=self._why)
@@ -195,17 +213,18 @@ class Link:
             reads = self._session.reads
             more = self._inbox.qsize() > 0
             if event[1:2] and event[1] in MAY_COMPARE and not (more and event[1] == PORT_STATUS):
-                out += _aside(lambda: self._session.receive(event, now, more))
+                out += self._aside(lambda: self._session.receive(event, now, more))
             else:
                 out += self._session.receive(event, now, more)
+            self._weigh()
             if self._session.reads != reads and self._readers:
-                self._wake_readers(_aside(lambda: [self._tell(raw) for raw in self._session.flows_read]))
+                self._wake_readers(self._aside(lambda: [self._tell(raw) for raw in self._session.flows_read]))
         if self._counters and not self._session.counting:
             refused = Unreachable(f"hypervisor {self.dpid} does not tell its counters")
             self._wake_counters(refused if self._session.counted is None else self._session.counted)
         if self._policy_changed or (self._session.behind and not self._inbox.qsize()):
             self._policy_changed = False
-            out += _aside(lambda: self._session.policy_changed(now))
+            out += self._aside(lambda: self._session.policy_changed(now))
         if self._session.unfit and self._new_readers:
             self._readers, self._new_readers = self._readers + self._new_readers, []
             self._wake_readers(Unreachable(f"hypervisor {self.dpid}: {self._session.report.error}"))
@@ -230,6 +249,22 @@ class Link:
             return self._session.lead(token, now)
         self._session.token = token  # a greater one, for the next time that the role is asked for
         return out
+
+    def _aside(self, work: Callable[[], T]) -> T:
+        """Runs work of the switch's own in a native thread; only its green thread waits."""
+        with COMPARING if self._owner.is_registered(self.dpid) else COMPARING_STRANGERS:
+            done: T = tpool.execute(work)
+            return done
+
+    def _weigh(self) -> None:
+        if self._owner.is_registered(self.dpid):
+            STRANGERS.leave(self)
+            return
+        heaviest = STRANGERS.weigh(self, self._session.flow_count)
+        if heaviest is not None:
+            STRANGERS.leave(heaviest)
+            heaviest._session.dead = f"nobody registered it, and it holds {heaviest._session.flow_count} flows of ours"
+            heaviest._nudge()
 
     def _send(self, messages: list[bytes]) -> None:
         """Blocks while the switch does not read; one that reads too slowly to be driven is given up."""

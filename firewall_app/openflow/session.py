@@ -175,6 +175,11 @@ class Session:
         return self._dirty and self._state is State.IDLE
 
     @property
+    def flow_count(self) -> int:
+        """How many flows are kept of what the switch has told."""
+        return len(self._reading) + len(self._actual)
+
+    @property
     def counting(self) -> bool:
         """Whether counters were asked for, and the switch has not told all of them."""
         return self._asked.counting is not None
@@ -455,7 +460,8 @@ class Session:
     def _outbid(self, generation: int, now: Moment) -> list[bytes]:
         """Another controller is master by a greater token: this one changes nothing, says so, and asks again."""
         why = f"another connection is master with generation {generation}, ours is {self.token}: nothing is changed"
-        self.changes.append(why)
+        if why != self.report.error:
+            self.changes.append(Decision("outbid", {"error": why}, serious=True))
         self.report = replace(self.report, sync=Sync.FAILED, confirmed=-1, error=why)
         self._state = State.IDLE
         self._asked.give_up()

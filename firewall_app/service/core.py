@@ -443,6 +443,9 @@ class Core:
         found = units(policy, dpid, interfaces, self.rulings)
         return Wanted(history, found, self._cuts.get(dpid, self._cut_all))
 
+    def is_registered(self, dpid: str) -> bool:
+        return dpid in self.policy.hypervisors
+
     def connected(self, dpid: str, switch: Switch) -> bool:
         """A switch came; an older connection of the same datapath id is closed.  Whether there was one."""
         old = self._switches.get(dpid)
