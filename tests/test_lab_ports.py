@@ -74,7 +74,7 @@ def shape(host):
 def silent(cloud, name, seconds=0.3):
     """Whether a machine hears nothing of what is sent to the other one's MAC and address from outside."""
     target, listener = cloud.lab.machines[name], "app" if name == "web" else "web"
-    cloud.lab.machines[listener].call("capture", capture="m", contains=target.mac.replace(":", ""))
+    cloud.lab.machines[listener].call("capture", capture="m", dst=target.mac)
     cloud.lab.machines["outside"].call("icmp", address=target.address(), timeout=0.2)
     return not cloud.lab.machines[listener].call("captured", capture="m", seconds=seconds, count=1)
 
