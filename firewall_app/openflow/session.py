@@ -746,7 +746,7 @@ class Session:
         refused = {"revision": self._point.revision, "error": words}
         self.changes.append(Decision("change refused", refused, serious=True))
         self.report = replace(self.report, sync=Sync.FAILED, failed=self._point.revision, error=words)
-        self._state, self._asked.deadline, self._in_bundle, self._added = State.IDLE, None, None, {}
+        self._state, self._in_bundle, self._added = State.IDLE, None, {}
         self._asked.give_up()
         self._look_at = None
         self._lost_role = "IS_SLAVE" in error.text

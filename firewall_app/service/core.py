@@ -478,7 +478,8 @@ class Core:
                 fence=last.fence,
             )
             self.progress.reported(dpid, gone)
-            self._forget_strangers()
+            if dpid not in self.policy.hypervisors:  # a fleet that goes is not looked through for each of it
+                self._forget_strangers()
 
     def refused(self, dpid: str, address: str, why: str) -> None:
         """A switch was turned away before it was anybody's; one of that name that is connected knows nothing of it."""

@@ -43,8 +43,8 @@ def every(core: Core) -> list[Fence]:
 def confirm(core: Core, name: str, revision: int) -> Fence:
     """Lifts a fence: what switches hold of a timeline up to a revision may be replaced by our policy.
 
-    Raises NotFound for a timeline that no switch holds; Invalid when the revision is below what one holds: whoever
-    confirms is to have seen what is given up.
+    Raises NotFound for a timeline that no switch holds; Invalid for another revision than the newest that one holds:
+    whoever confirms is to have seen what is given up.
     """
     with core.alone() as deed:
         fence = next((fence for fence in every(core) if fence.point.name == name), None)
