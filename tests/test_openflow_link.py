@@ -20,7 +20,8 @@ from firewall_app.openflow import wire
 from firewall_app.openflow.held import Body, Key
 from firewall_app.openflow.link import INBOX, Link
 from firewall_app.openflow.listener import Lines
-from firewall_app.pipeline.compile import Rulings, units
+from firewall_app.pipeline.compile import Rulings
+from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.tables import MAGIC, RULES, Kind, cookie_parts
 from firewall_app.policy.errors import Unreachable
 from firewall_app.progress import Sync, Wanted
@@ -39,10 +40,16 @@ class Owner:
         self.policy, self.revision = small(), 0
         self.reports: list = []
         self.registered = True
-        self.gone = 0
+        self.gone = self.plans_ended = 0
 
     def units(self, dpid, interfaces):
         return Wanted(beginning(revision=self.revision), units(self.policy, dpid, interfaces, Rulings()))
+
+    def plan(self, dpid):
+        return lambda interfaces: self.units(dpid, interfaces)
+
+    def end_plan(self, plan):
+        self.plans_ended += 1
 
     def drifted(self, dpid, switch, found):
         pass
