@@ -17,9 +17,9 @@ from policies import DPID, small, with_inbound
 from firewall_app.history import beginning
 from firewall_app.openflow import link as link_module
 from firewall_app.openflow import wire
-from firewall_app.openflow.held import Body, Key
 from firewall_app.openflow.link import INBOX, Link
 from firewall_app.openflow.listener import Lines
+from firewall_app.openflow.rendering import Body, Key
 from firewall_app.pipeline.compile import Rulings, units
 from firewall_app.pipeline.tables import MAGIC, RULES, Kind, cookie_parts
 from firewall_app.policy.errors import Unreachable

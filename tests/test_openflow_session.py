@@ -12,6 +12,7 @@ from policies import ANYONE, DPID, FIREWALL, rule, small, with_inbound
 
 from firewall_app.history import beginning
 from firewall_app.openflow import wire
+from firewall_app.openflow.rendering import Body
 from firewall_app.openflow.session import Decision, Moment, Session
 from firewall_app.pipeline.compile import Rulings, units
 from firewall_app.pipeline.tables import LAYOUT
@@ -253,7 +254,9 @@ def test_T109_T115_a_zone_is_flushed_when_its_port_goes_and_when_one_comes_not_w
 
 def test_flows_of_another_layout_are_replaced_and_their_connections_left_alone():
     talk = Talk()
-    old = {key: body._replace(cookie=body.cookie & ~(0xFF << 32) | 1 << 32) for key, body in talk.switch.flows.items()}
+    old = {
+        key: Body(body.cookie & ~(0xFF << 32) | 1 << 32, body.instructions) for key, body in talk.switch.flows.items()
+    }
     talk.switch.flows.clear()
     talk.switch.flows.update(old)
     again = Talk(talk.switch, talk.policy)

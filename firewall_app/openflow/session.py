@@ -41,8 +41,6 @@ from ..progress import Drift, SwitchReport, Sync, Wanted
 from . import wire
 from .held import (
     FENCE_KEY,
-    Body,
-    Key,
     Owner,
     asks_for_no_less,
     fence_of,
@@ -52,12 +50,12 @@ from .held import (
     is_unread,
     judges,
     owners_of,
-    render,
     slots_of,
     text_of,
     turn_of,
 )
 from .questions import ROLE, Questions
+from .rendering import Body, Key, render
 
 LAST_THAT_REMEMBERS = (3, 1)  # the newest release of which it is known (docs/decisions/0017)
 OLDEST = (2, 8)  # the first Open vSwitch with resubmit(,table,ct)
@@ -408,8 +406,8 @@ class Session:
         if self.token is None:
             return self._ask_role(now) + self._answered(message.xid, now)
         xid = self._ask("its fence", now)
-        table, _, fence = FENCE_KEY
-        out = [wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK, table, fence)]
+        fence = FENCE_KEY
+        out = [wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK, fence.table, fence.match)]
         return out + self._answered(message.xid, now)
 
     def _take_over(self, now: Moment) -> list[bytes]:
