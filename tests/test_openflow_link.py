@@ -195,6 +195,8 @@ def test_a_malformed_message_closes_the_connection(running):
     until(lambda: owner.gone)
     assert datapath.closed
     assert owner.why.startswith("malformed message")
+    assert link._session.flow_count == 0
+    assert not len(link._session._desired)
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,7 @@ class Link:
             while self._inbox.qsize():  # whoever waits for room, waits no longer
                 self._inbox.get_nowait()
             self._owner.disconnected(self.dpid, self, self._why)
+            self._session.let_go()
 
     def _log(self) -> None:
         """What the session has decided."""

@@ -182,6 +182,11 @@ class Session:
         """Whether counters were asked for, and the switch has not told all of them."""
         return self._asked.counting is not None
 
+    def let_go(self) -> None:
+        """The switch is gone: what was known of its flows is freed now, and not when a cycle of garbage is found."""
+        self._actual, self._desired, self._reading, self.flows_read = {}, Desired(render), [], ()
+        self._in_bundle, self._added, self._look_at = None, {}, None
+
     # ---- events
 
     def start(self, now: Moment) -> list[bytes]:
@@ -627,8 +632,9 @@ class Session:
         out.append(wire.bundle_open(version, self._asked.next_xid(), self._bundle))
         for key in changes.delete:
             out.append(self._add(wire.DELETE_STRICT, key, None))
-        for key, body in changes.put:
-            out.append(self._add(wire.ADD, key, body))
+        xids = self._asked.next_xids(len(changes.put))
+        self._added.update(zip(xids, (key for key, _ in changes.put), strict=True))
+        out += wire.bundle_adds(version, self._bundle, xids, changes.put)
         for slot in new if self._pickup_grace else ():
             out += [self._add(wire.ADD, key, body, self._pickup_grace) for key, body in render(PickUp(slot))]
         out.append(wire.barrier(version, self._ask("a bundle", now)))
