@@ -18,7 +18,8 @@ from policies import DPID
 
 from firewall_app.history import beginning
 from firewall_app.openflow import wire
-from firewall_app.openflow.held import Body, Key, fence_of, generation_of, render, turn_of
+from firewall_app.openflow.held import fence_of, generation_of, turn_of
+from firewall_app.openflow.rendering import Body, Key, render
 from firewall_app.openflow.session import Moment, Session, State
 from firewall_app.openflow.wire import RawFlow, decode_flow
 from firewall_app.pipeline import probes

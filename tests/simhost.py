@@ -14,7 +14,7 @@ from functools import lru_cache
 from fakeswitch import FakeSwitch, port_status
 
 from firewall_app.openflow import wire
-from firewall_app.openflow.held import Body, Key
+from firewall_app.openflow.rendering import Body, Key
 from firewall_app.openflow.session import Moment, Session
 from firewall_app.pipeline.flow import Flow
 from firewall_app.pipeline.walker import Bridge

@@ -19,7 +19,7 @@ from policies import ANYONE, DPID, rule, small, with_inbound
 
 from firewall_app.history import beginning
 from firewall_app.openflow import wire
-from firewall_app.openflow.held import render
+from firewall_app.openflow.rendering import Body, Key, render
 from firewall_app.openflow.session import Moment, Session
 from firewall_app.pipeline.compile import Rulings
 from firewall_app.pipeline.plan import units
@@ -182,13 +182,13 @@ class Liar:
     def _added(self, mod: bytes) -> None:
         cookie, mask, table, command, _, _, priority = struct.unpack_from("!QQBBHHH", mod, 8)
         end = 48 + (struct.unpack_from("!H", mod, 50)[0] + 7) // 8 * 8
-        key = (table, priority, mod[48:end])
+        key = Key(table, priority, mod[48:end])
         held = {entry[0]: entry[1] for entry in self.meant[0]}
         if command == wire.DELETE_STRICT:
             assert (cookie, mask) == (MAGIC << 48, COOKIE_MASK)
             assert key not in held
         elif key in held:
-            assert held[key] == (cookie, mod[end:])
+            assert held[key] == Body(cookie, mod[end:])
         else:
             # Beside the policy there are what numbers the changes, the same on every switch.
             assert cookie_parts(cookie)[0] is Kind.STATIC, (table, priority)

@@ -17,9 +17,9 @@ from policies import DPID, small, with_inbound
 from firewall_app.history import beginning
 from firewall_app.openflow import link as link_module
 from firewall_app.openflow import wire
-from firewall_app.openflow.held import Body, Key
 from firewall_app.openflow.link import INBOX, Link
 from firewall_app.openflow.listener import Lines
+from firewall_app.openflow.rendering import Body, Key
 from firewall_app.pipeline.compile import Rulings
 from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.tables import MAGIC, RULES, Kind, cookie_parts
@@ -202,6 +202,8 @@ def test_a_malformed_message_closes_the_connection(running):
     until(lambda: owner.gone)
     assert datapath.closed
     assert owner.why.startswith("malformed message")
+    assert link._session.flow_count == 0
+    assert not len(link._session._desired)
 
 
 @pytest.mark.parametrize(

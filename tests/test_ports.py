@@ -22,7 +22,7 @@ from simhost import SimHost
 from strategies import frame_of
 
 from firewall_app.openflow import wire
-from firewall_app.openflow.held import render
+from firewall_app.openflow.rendering import render
 from firewall_app.openflow.session import FENCE, GENERATION, TURN
 from firewall_app.pipeline.compile import ports_here
 from firewall_app.pipeline.plan import units

@@ -185,6 +185,7 @@ class Link:
                 self._inbox.get_nowait()
             self._owner.end_plan(self._plan)
             self._owner.disconnected(self.dpid, self, self._why)
+            self._session.let_go()
 
     def _log(self) -> None:
         """What the session has decided."""

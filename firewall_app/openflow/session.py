@@ -41,8 +41,6 @@ from ..progress import Drift, SwitchReport, Sync, Wanted
 from . import wire
 from .held import (
     FENCE_KEY,
-    Body,
-    Key,
     Owner,
     asks_for_no_less,
     fence_of,
@@ -52,12 +50,12 @@ from .held import (
     is_unread,
     judges,
     owners_of,
-    render,
     slots_of,
     text_of,
     turn_of,
 )
 from .questions import ROLE, Questions
+from .rendering import Body, Key, render
 
 LAST_THAT_REMEMBERS = (3, 1)  # the newest release of which it is known (docs/decisions/0017)
 OLDEST = (2, 8)  # the first Open vSwitch with resubmit(,table,ct)
@@ -186,6 +184,11 @@ class Session:
     def counting(self) -> bool:
         """Whether counters were asked for, and the switch has not told all of them."""
         return self._asked.counting is not None
+
+    def let_go(self) -> None:
+        """The switch is gone: what was known of its flows is freed now, and not when a cycle of garbage is found."""
+        self._actual, self._desired, self._reading, self.flows_read = {}, Desired(render), [], ()
+        self._in_bundle, self._added, self._look_at = None, {}, None
 
     # ---- events
 
@@ -411,8 +414,8 @@ class Session:
         if self.token is None:
             return self._ask_role(now) + self._answered(message.xid, now)
         xid = self._ask("its fence", now)
-        table, _, fence = FENCE_KEY
-        out = [wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK, table, fence)]
+        fence = FENCE_KEY
+        out = [wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK, fence.table, fence.match)]
         return out + self._answered(message.xid, now)
 
     def _take_over(self, now: Moment) -> list[bytes]:
@@ -648,8 +651,9 @@ class Session:
         out.append(wire.bundle_open(version, self._asked.next_xid(), self._bundle))
         for key in changes.delete:
             out.append(self._add(wire.DELETE_STRICT, key, None))
-        for key, body in changes.put:
-            out.append(self._add(wire.ADD, key, body))
+        xids = self._asked.next_xids(len(changes.put))
+        self._added.update(zip(xids, (key for key, _ in changes.put), strict=True))
+        out += wire.bundle_adds(version, self._bundle, xids, changes.put)
         for slot in new if self._pickup_grace else ():
             out += [self._add(wire.ADD, key, body, self._pickup_grace) for key, body in render(PickUp(slot))]
         out.append(wire.barrier(version, self._ask("a bundle", now)))
