@@ -94,7 +94,9 @@ class Herd:
         self._epoll = select.epoll()
         self._of: dict[int, Switch] = {}  # by file descriptor
         self._again: dict[int, float] = {}  # who is to dial again, and when
-        self._made: dict[bytes, tuple[int, bytes, bytes]] = {}  # flow-mod -> command, key, statistics: kept once for all
+        self._made: dict[
+            bytes, tuple[int, bytes, bytes]
+        ] = {}  # flow-mod -> command, key, statistics: kept once for all
         self._ports = b"".join(_port(number, name) for number, name in enumerate(interfaces, 1))
 
     # ---- commands
@@ -298,7 +300,7 @@ class Herd:
             elif command == DELETE_STRICT:
                 switch.flows.pop(key, None)
             else:
-                assert command == DELETE and mod[48:] == ANYTHING, "all flows, or one"
+                assert (command, mod[48:]) == (DELETE, ANYTHING), "all flows, or one"
                 switch.flows = {}
 
     def _multipart(self, switch: Switch, xid: int, data: bytes) -> bytes:
@@ -352,6 +354,7 @@ class Swarm:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
+            start_new_session=True,  # an interrupt reaches who measures, who ends it
         )
 
     def __enter__(self) -> Swarm:
