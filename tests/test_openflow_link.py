@@ -272,9 +272,8 @@ def test_T180_strangers_have_so_many_flows_together_and_who_has_the_most_must_go
     assert len(light.read_flows(10)) == flows, "it goes on"
 
 
-def test_time_passes_though_messages_never_cease(running, monkeypatch):
+def test_time_passes_though_messages_never_cease(running):
     owner, datapath, link = running
-    monkeypatch.setattr(link_module, "TICK", 0.05)
     link._session._asked.timeout = 0.2
     datapath.switch.mute = frozenset({20})
     owner.policy, owner.revision = with_inbound(owner.policy), 1

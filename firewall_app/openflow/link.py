@@ -31,7 +31,6 @@ T = TypeVar("T")
 INBOX = 4096  # events that may wait; a switch that floods is then read no faster than we work
 INBOX_BYTES = 4 << 20  # bytes that they may have together, or so
 BREATH = 0.01  # seconds until a switch that floods is looked at again
-TICK = 1.0  # seconds between two looks at the clock
 LONGEST = 2000  # characters of what a switch says that the log has
 CHUNK = 32 << 10  # bytes given to a socket at once: joined messages, but other threads get their turn
 
@@ -138,7 +137,6 @@ class Link:
         self._open = True
         self._why: str | None = None  # it ended, unless we were told to close it
         self._patience = reply_timeout
-        self._ticked = 0.0
         self._plan = owner.plan(self.dpid)
         self._session = Session(
             self.dpid,
@@ -207,8 +205,9 @@ class Link:
 
     def _handle(self) -> list[bytes]:
         """Waits for something to happen, and what is to be sent because of it."""
+        due = self._session.due
         try:
-            event = self._inbox.get(timeout=TICK)
+            event = self._inbox.get(timeout=None if due is None else max(BREATH, due - time.monotonic()))
         except Empty:
             event = None
         now = moment()
@@ -244,8 +243,8 @@ class Link:
             out += self._session.resync(now, keep_flows=bool(self._new_readers))
             self._readers += self._new_readers
             self._new_readers = []
-        if now.seconds - self._ticked >= TICK:
-            self._ticked = now.seconds
+        due = self._session.due
+        if due is not None and now.seconds >= due:
             out += self._session.tick(now)
         token = self._owner.token
         if token is None and self._session.token is not None:

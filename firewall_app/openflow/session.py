@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum, auto
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from ..history import History, Point
 from ..pipeline.diff import Desired, Difference, difference
@@ -226,8 +227,19 @@ class Session:
         self._asked.counting, self._counters, self.counted = self._asked.next_xid(), {}, None
         return [wire.flow_stats_request(self._version, self._asked.counting, cookie(Kind.RULE), KIND_MASK, RULES.id)]
 
+    @property
+    def due(self) -> float | None:
+        """When `tick` has something to do, in seconds; None: not before something else happens."""
+        times = [self._asked.deadline]
+        if self._state is State.IDLE:
+            times.append(self._retry_at)
+        if self.token is not None and not self._lost_role:
+            times.append(self._drift_at + DRIFT_PAUSE if self._drifted else None)
+            times.append(self._audit_at if self._state is State.IDLE and self._audit_interval else None)
+        return min((time for time in times if time is not None), default=None)
+
     def tick(self, now: Moment) -> list[bytes]:
-        """Time has passed; call every second or so."""
+        """Time has passed; call when it is `due`, or more often."""
         if self._asked.deadline is not None and now.seconds > self._asked.deadline:
             asked = ", ".join(sorted(set(self._asked.open.values())))
             self.dead = f"no answer to {asked} within {self._asked.timeout:g} s"
@@ -360,7 +372,9 @@ class Session:
         if not self._flows_asked:
             self._state = State.IDLE
             return self._compare(now)
-        self._audit_at = now.seconds + self._audit_interval
+        # Those that connected together are not audited together: the first audit of each comes a little sooner.
+        share = crc32(self.dpid.encode()) / 2**33 if self.reads == 0 else 0
+        self._audit_at = now.seconds + self._audit_interval * (1 - share)
         found, self._reading = [flow for flow in self._reading if is_ours(flow) or flow.table in BY_ID], []
         self.reads += 1
         self.flows_read, self._keep_flows = tuple(found) if self._keep_flows else (), False
