@@ -156,7 +156,7 @@ def install() -> None:
     controller.datapath_connection_factory = _handler(controller.datapath_connection_factory)
     ofproto_parser.msg = _receive(ofproto_parser.msg)
     controller.Datapath.serve = _serve(controller.Datapath.serve)
-    controller.Datapath._echo_request_loop = lambda datapath: ECHOES.enter(datapath)
+    controller.Datapath._echo_request_loop = ECHOES.enter
     # Ryu sends no echo requests unless told to, and so never notices a switch that is gone without a word.
     cfg.CONF.set_default("echo_request_interval", 5.0)
     cfg.CONF.set_default("maximum_unreplied_echo_requests", 3)

@@ -339,6 +339,15 @@ _TABLES = (
 )  # fmt: skip
 
 
+def merged(changes: Iterable[Change]) -> tuple[Change, ...]:
+    """Changes that follow one another as one step: of each entity what it was at first, and is at last."""
+    found: dict[tuple[str, Any], Change] = {}
+    for change in changes:
+        at = _table_of(change.entity), key_of(change.entity)
+        found[at] = Change(found[at].old if at in found else change.old, change.new)
+    return tuple(change for change in found.values() if not _alike(change.old, change.new))
+
+
 def key_of(entity: Entity) -> Any:
     """What identifies an entity among those of its kind."""
     match entity:
