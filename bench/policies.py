@@ -87,8 +87,9 @@ def policy(size: Size, spare: int = 1) -> Policy:
     for member in range(size.members + spare):
         number = MEMBERS_FROM + member
         draft.put(Droplet(number, name=f"member-{member}", tags=(TAG,) if member < size.members else ()))
-        draft.put(Port(f"m{member}", number, ELSEWHERE, f"m{member}", None, 
-                       f"02:01:00:00:{member >> 8:02x}:{member & 255:02x}", (member_address(member),), slot=draft.new_slot(ELSEWHERE)))  # fmt: skip
+        mac, addresses = f"02:01:00:00:{member >> 8:02x}:{member & 255:02x}", (member_address(member),)
+        slot = draft.new_slot(ELSEWHERE)
+        draft.put(Port(f"m{member}", number, ELSEWHERE, f"m{member}", None, mac, addresses, slot=slot))
     return draft.done()
 
 

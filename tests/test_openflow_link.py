@@ -17,7 +17,7 @@ from policies import DPID, small, with_inbound
 from firewall_app.history import beginning
 from firewall_app.openflow import link as link_module
 from firewall_app.openflow import wire
-from firewall_app.openflow.link import INBOX, Link
+from firewall_app.openflow.link import INBOX, SHORT, Link
 from firewall_app.openflow.listener import Lines
 from firewall_app.openflow.rendering import Body, Key
 from firewall_app.pipeline.compile import Rulings
@@ -25,6 +25,16 @@ from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.tables import MAGIC, RULES, Kind, cookie_parts
 from firewall_app.policy.errors import Unreachable
 from firewall_app.progress import Sync, Wanted
+
+
+class Plan:
+    """A plan that is always made anew; one that says that it costs much is asked in another thread."""
+
+    def __init__(self, units) -> None:
+        self._units, self.cost = units, 0
+
+    def __call__(self, interfaces):
+        return self._units(interfaces)
 
 
 class Owner:
@@ -46,7 +56,7 @@ class Owner:
         return Wanted(beginning(revision=self.revision), units(self.policy, dpid, interfaces, Rulings()))
 
     def plan(self, dpid):
-        return lambda interfaces: self.units(dpid, interfaces)
+        return Plan(lambda interfaces: self.units(dpid, interfaces))
 
     def end_plan(self, plan):
         self.plans_ended += 1
@@ -296,6 +306,7 @@ def test_a_long_comparison_holds_up_nobody_else(running):
         return plan(dpid, interfaces)
 
     owner.units = long
+    link._plan.cost = SHORT + 1
     owner.policy, owner.revision = with_inbound(owner.policy), 1
     link.policy_changed()
     until(begun.is_set)
