@@ -18,6 +18,9 @@ TCP, LOAD, COST = "TCP over IPv4", "CPU load", "CPU per gigabyte"
 PACKETS, RTT, PASSES = "small UDP packets", "round trip", "passes of a packet"
 UNITS = {TCP: "Mbit/s", LOAD: "%", COST: "s/GB", PACKETS: "packets/s", RTT: "us", PASSES: "passes"}
 OTHERS = 2000
+# How much: of TCP, of UDP, of pings, as iperf3 and ping want it.
+FULL, QUICK = (("-t", "2"), ("-t", "1"), ("-c", "10000", "-w", "1")), (("-n", "8M"), ("-n", "64K"), ("-c", "100"))
+Options = tuple[str, ...]
 
 
 def measure(run: Run) -> Iterator[Series]:
@@ -26,31 +29,30 @@ def measure(run: Run) -> Iterator[Series]:
 
 
 def measured(run: Run, built: Sequence[Contestant]) -> Iterator[Series]:
-    seconds = ("0.3", "0.3", "0.2") if run.quick else ("2", "1", "0.5")
+    much = QUICK if run.quick else FULL
     with ExitStack() as servers:
         for number, one in enumerate(built):
             log = run.directory / f"iperf3-{number}"
             servers.enter_context(datapath.served(one.server, log, "iperf3", "-s", "--forceflush"))
             datapath.wait_for(log, "listening")
-        yield from datapath.in_turns(run, built, UNITS, lambda one, _: sample(one, *seconds))
+        yield from datapath.in_turns(run, built, UNITS, lambda one, _: sample(one, *much))
 
 
-def sample(one: Contestant, tcp: str, udp: str, ping: str) -> dict[str, float]:
-    target = one.server.address()
+def sample(one: Contestant, tcp: Options, udp: Options, ping: Options) -> dict[str, float]:
     found: dict[str, float] = {}
     if one.host is not None:
         one.host.ovs.appctl("dpif-netdev/pmd-stats-clear")
     before = one.cpu()
-    received = iperf3(one, "-t", tcp)["sum_received"]
+    received = iperf3(one, *tcp)["sum_received"]
     work = one.cpu() - before
     found[TCP] = received["bits_per_second"] / 1e6
     if one.host is not None:
         found[COST] = work / (received["bytes"] / 1e9)
         found[LOAD] = 100 * work / received["seconds"]
         found[PASSES] = passes(one.host.ovs.appctl("dpif-netdev/pmd-stats-show"))
-    sent = iperf3(one, "-u", "-b", "0", "-l", "64", "-t", udp)["sum"]
+    sent = iperf3(one, "-u", "-b", "0", "-l", "64", *udp)["sum"]
     found[PACKETS] = (sent["packets"] - sent["lost_packets"]) / sent["seconds"]
-    answer = run_inside(one.client, "ping", "-f", "-q", "-w", "1" if float(ping) < 1 else ping, target)
+    answer = run_inside(one.client, "ping", "-f", "-q", *ping, one.server.address())
     found[RTT] = float(answer.split("min/avg/max")[1].split("= ")[1].split("/")[1]) * 1000
     return found
 
