@@ -1,4 +1,4 @@
-# make demo | test | run | check | docs | clean.  As root on Debian 12 each of them installs what it lacks.
+# make demo | test | run | check | bench | docs | clean.  As root on Debian 12 each of them installs what it lacks.
 PYTHON ?= python3
 V := .venv/bin
 OVS_PACKAGES := openvswitch-switch iproute2 iputils-ping procps curl
@@ -56,6 +56,12 @@ fuzz: rooted install   ## random frames into the ports of a real ovs-vswitchd (F
 faults: rooted install   ## what is lost, and what passes, while things break: a table, and docs/faults.md (RUNS=3)
 	@scripts/install-system $(TEST_PACKAGES)
 	@$(V)/python -m lab.figures --page docs/faults.md $(if $(RUNS),--runs $(RUNS))
+
+BENCH_PACKAGES := $(OVS_PACKAGES) postgresql ovn-central ovn-host iperf3 wrk
+.PHONY: bench
+bench: rooted install  ## speed and scale beside peers and limits: docs/benchmarks.md (ROWS="full-load add-rule" RUNS=9)
+	@scripts/install-system $(BENCH_PACKAGES)
+	@$(V)/python -m bench $(ROWS) $(if $(RUNS),--runs $(RUNS)) --json docs/benchmarks/results.json --page docs/benchmarks.md
 
 .PHONY: fuzz-decoder
 fuzz-decoder: install  ## what a switch may send, at random, guided by coverage (SECONDS=600)

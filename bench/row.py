@@ -66,9 +66,17 @@ class Plot:
 class Run(Protocol):
     """What a row is given."""
 
-    runs: int  # how often each contestant repeats; five or more, fewer only when it is tried out
-    quick: bool  # smaller sizes, to see that it works
-    directory: Path  # for files; gone afterwards
+    @property
+    def runs(self) -> int:
+        """How often each contestant repeats; five or more, fewer only when it is tried out."""
+
+    @property
+    def quick(self) -> bool:
+        """Smaller sizes, to see that it works."""
+
+    @property
+    def directory(self) -> Path:
+        """For files; gone afterwards."""
 
     def progress(self, text: str, done: float | None = None) -> None:
         """Tells who waits what is being done; `done`: the share of the row, 0 to 1."""

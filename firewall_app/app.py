@@ -146,6 +146,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
                 LOG.warning("there was no store: a new, empty one was made", store=store.name)
             policy, history = store.load()
             access = _access(store, settings, first=token is not None)
+            process.keep_what_there_is()
         except (StoreError, ConfigError, CertificateError) as error:
             raise SystemExit(f"firewall: {error}") from None
         self.core = Core(

@@ -17,14 +17,17 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from .. import logs
 from ..history import History, Point
-from ..pipeline.compile import Rulings, units
+from ..pipeline.compile import Rulings
 from ..pipeline.flow import Flow
+from ..pipeline.plan import Parts, units
+from ..pipeline.touched import Touched, touched
 from ..policy.errors import NotFound, Standby, StoreError, Unreachable
 from ..policy.model import Firewall
 from ..policy.policy import Change, Counters, Draft, Policy, merged
 from ..progress import Drift, Progress, SwitchReport, Sync, Wanted
 from ..records import Entry, Key, Note, Outcome, Token
 from .deed import Deed
+from .planning import Kept, Planning
 from .writing import Event, Groups, Job
 
 LOG = logs.get(__name__)
@@ -176,9 +179,11 @@ class Core:
         """`token`: under which the lease is ours; None: another controller has it, and this one stands by."""
         self.token = token
         self.active = ""  # where the controller is that has the lease, when it is another
-        self._kept = policy, history  # as one: a thread that reads them never has one of before and one of after
+        self._kept: Kept = policy, history, 1  # as one: a thread never has one of before and one of after
         self.progress = Progress(history.revision)
         self.rulings = rulings or Rulings()
+        self._parts = Parts()
+        self._plannings: dict[str, set[Planning]] = {}  # of the switches that are connected
         self.limits = limits or Limits()
         self.runtime = runtime
         self.store = store
@@ -318,7 +323,7 @@ class Core:
         if changes:
             if not job.deed.keeps:
                 self._cuts.update(dict.fromkeys(hosts, revision))  # before the policy: see `units`
-            self._kept = after, history
+            self._in_force(after, history, concerned, touched(before, after, changes))
             # Who has not confirmed what these firewalls were before is to confirm what they are now.
             owing = self.progress.owing(c.old.id for c in changes if isinstance(c.old, Firewall))
             self.progress.changed(before, after, changes, hosts, revision)
@@ -328,6 +333,15 @@ class Core:
             LOG.info("policy changed", request=request, revision=revision, objects=len(changes), hypervisors=len(hosts))
         job.deed.after, job.deed.noted = after, True
         job.revision, job.hosts = revision, hosts
+
+    def _in_force(self, policy: Policy, history: History, hosts: Iterable[str], found: Touched | None) -> None:
+        """A new policy, and what it touches on these hypervisors."""
+        serial = self._kept[2] + 1
+        self._parts.touch(found, policy, serial)
+        for dpid in hosts:
+            for planning in self._plannings.get(dpid, ()):
+                planning.note(serial, found)
+        self._kept = policy, history, serial
 
     def record(self, outcome: Outcome, problem: str = "", fault: Exception | None = None) -> None:
         """Notes a request that came to no write.  What cannot be kept is logged: no line is dropped in silence.
@@ -392,7 +406,7 @@ class Core:
             self.store.branch()
             self._cuts.clear()
             self._cut_all = history.revision
-            self._kept = policy, history
+            self._in_force(policy, history, list(self._plannings), None)
             self.progress.restarted(history.revision)
             self._all_look()
 
@@ -408,7 +422,7 @@ class Core:
     def supersede(self, point: Point, deed: Deed, entry: Entry | None) -> None:
         """From now on this store goes before a timeline of another; while `alone`."""
         self.keep(deed, lambda noted: self.store.supersede(point, noted), entry)
-        self._kept = self.policy, self.history.superseding(point)
+        self._kept = self.policy, self.history.superseding(point), self._kept[2]
         self._all_look()
 
     def _all_look(self) -> None:
@@ -453,14 +467,25 @@ class Core:
 
     # ---- switches
 
-    def units(self, dpid: str, interfaces: Mapping[int, str]) -> Wanted:
-        """What a switch with these interfaces should hold now.
+    def plan(self, dpid: str) -> Planning:
+        """To be asked what a switch should hold, from any thread; until `end_plan`."""
+        # What cuts live connections is read after the policy, and written before.
+        cut = lambda: self._cuts.get(dpid, self._cut_all)  # noqa: E731
+        planning = Planning(dpid, self.rulings, self._parts, lambda: self._kept, cut)
+        self._plannings.setdefault(dpid, set()).add(planning)
+        return planning
 
-        May be called from any thread: what cuts live connections is read after the policy, and written before.
-        """
-        policy, history = self._kept
-        found = units(policy, dpid, interfaces, self.rulings)
-        return Wanted(history, found, self._cuts.get(dpid, self._cut_all))
+    def end_plan(self, planning: Planning) -> None:
+        """Its switch has gone."""
+        others = self._plannings.get(planning.dpid, set())
+        others.discard(planning)
+        if not others:
+            self._plannings.pop(planning.dpid, None)
+
+    def units(self, dpid: str, interfaces: Mapping[int, str]) -> Wanted:
+        """What a switch with these interfaces should hold now, planned from nothing."""
+        policy, history, _ = self._kept
+        return Wanted(history, units(policy, dpid, interfaces, self.rulings), self._cuts.get(dpid, self._cut_all))
 
     def is_registered(self, dpid: str) -> bool:
         return dpid in self.policy.hypervisors
