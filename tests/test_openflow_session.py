@@ -15,7 +15,8 @@ from firewall_app.openflow import wire
 from firewall_app.openflow.questions import Questions
 from firewall_app.openflow.rendering import Body
 from firewall_app.openflow.session import Decision, Moment, Session
-from firewall_app.pipeline.compile import Rulings, units
+from firewall_app.pipeline.compile import Rulings
+from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.tables import LAYOUT
 from firewall_app.policy.policy import Policy
 from firewall_app.progress import ALWAYS, Sync, Wanted
@@ -33,7 +34,7 @@ class Talk:
         self.policy = policy if policy is not None else small()
         self.history, self.cut = beginning(revision=revision), ALWAYS
         self.seconds = 0.0
-        self.session = Session(DPID, 5, self._plan, self.now, "test", **options)
+        self.session = Session(DPID, 5, self._plan, lambda: self.history, self.now, "test", **options)
         self.exchange(self.session.start(self.now))
 
     def _plan(self, interfaces):

@@ -18,8 +18,8 @@ from firewall_app.history import History, Point, beginning
 from firewall_app.openflow import session as session_module
 from firewall_app.openflow import wire
 from firewall_app.openflow.rendering import Body, Key, render
-from firewall_app.pipeline.compile import units
 from firewall_app.pipeline.flow import Flow, Resubmit, match
+from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.tables import RULES, Kind, cookie
 from firewall_app.pipeline.unit import TURNS, Fence, Generation
 from firewall_app.policy.policy import Policy

@@ -19,6 +19,7 @@ from ryu.ofproto import ofproto_parser
 
 from .. import logs
 from . import wire
+from .echo import ECHOES
 from .listener import TOLD, Connection, Listener
 
 LOG = logs.get(__name__)
@@ -62,8 +63,13 @@ def _receive(original: Callable[..., Any]) -> Callable[..., Any]:
             lies = version not in (wire.OF13, wire.OF14) or int.from_bytes(data[2:4], "big") != len(data)
             if kind in _OURS or lies:
                 link.received(bytes(data))
-            if lies or kind not in (ECHO_REQUEST, ECHO_REPLY):
+            if lies:
                 return None
+            if kind == ECHO_REQUEST:
+                datapath.send(wire.echo_reply(version, xid, bytes(data[8:])))
+            elif kind == ECHO_REPLY:
+                datapath.acknowledge_echo_reply(xid)
+            return None
         if datapath.state == DEAD_DISPATCHER:
             return None
         try:
@@ -150,6 +156,7 @@ def install() -> None:
     controller.datapath_connection_factory = _handler(controller.datapath_connection_factory)
     ofproto_parser.msg = _receive(ofproto_parser.msg)
     controller.Datapath.serve = _serve(controller.Datapath.serve)
+    controller.Datapath._echo_request_loop = ECHOES.enter
     # Ryu sends no echo requests unless told to, and so never notices a switch that is gone without a word.
     cfg.CONF.set_default("echo_request_interval", 5.0)
     cfg.CONF.set_default("maximum_unreplied_echo_requests", 3)

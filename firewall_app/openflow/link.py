@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
@@ -31,7 +31,6 @@ T = TypeVar("T")
 INBOX = 4096  # events that may wait; a switch that floods is then read no faster than we work
 INBOX_BYTES = 4 << 20  # bytes that they may have together, or so
 BREATH = 0.01  # seconds until a switch that floods is looked at again
-TICK = 1.0  # seconds between two looks at the clock
 LONGEST = 2000  # characters of what a switch says that the log has
 CHUNK = 32 << 10  # bytes given to a socket at once: joined messages, but other threads get their turn
 
@@ -59,7 +58,9 @@ class Owner(Protocol):
     @property
     def history(self) -> History: ...
 
-    def units(self, dpid: str, interfaces: Any) -> Wanted: ...
+    def plan(self, dpid: str) -> Callable[[Mapping[int, str]], Wanted]: ...
+
+    def end_plan(self, plan: Any) -> None: ...
 
     def is_registered(self, dpid: str) -> bool: ...
 
@@ -136,11 +137,12 @@ class Link:
         self._open = True
         self._why: str | None = None  # it ended, unless we were told to close it
         self._patience = reply_timeout
-        self._ticked = 0.0
+        self._plan = owner.plan(self.dpid)
         self._session = Session(
             self.dpid,
             datapath.ofproto.OFP_VERSION,
-            lambda interfaces: owner.units(self.dpid, interfaces),
+            self._plan,
+            lambda: owner.history,
             moment(),
             ":".join(map(str, datapath.address[:2])),
             reply_timeout=reply_timeout,
@@ -148,7 +150,6 @@ class Link:
             pickup_grace=pickup_grace,
             forget_cached=forget_cached,
             token=owner.token,
-            history=lambda: owner.history,
         )
 
     def run(self) -> None:
@@ -180,6 +181,7 @@ class Link:
             self._wake_counters(gone)
             while self._inbox.qsize():  # whoever waits for room, waits no longer
                 self._inbox.get_nowait()
+            self._owner.end_plan(self._plan)
             self._owner.disconnected(self.dpid, self, self._why)
             self._session.let_go()
 
@@ -203,8 +205,9 @@ class Link:
 
     def _handle(self) -> list[bytes]:
         """Waits for something to happen, and what is to be sent because of it."""
+        due = self._session.due
         try:
-            event = self._inbox.get(timeout=TICK)
+            event = self._inbox.get(timeout=None if due is None else max(BREATH, due - time.monotonic()))
         except Empty:
             event = None
         now = moment()
@@ -240,8 +243,8 @@ class Link:
             out += self._session.resync(now, keep_flows=bool(self._new_readers))
             self._readers += self._new_readers
             self._new_readers = []
-        if now.seconds - self._ticked >= TICK:
-            self._ticked = now.seconds
+        due = self._session.due
+        if due is not None and now.seconds >= due:
             out += self._session.tick(now)
         token = self._owner.token
         if token is None and self._session.token is not None:

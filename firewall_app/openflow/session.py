@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum, auto
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from ..history import History, Point
 from ..pipeline.diff import Desired, Difference, difference
@@ -101,10 +102,12 @@ class Session:
     """The conversation with one connected switch."""
 
     def __init__(  # noqa: PLR0915 - one line for each thing that is known of a switch
-        self, dpid: str, version: int, plan: Plan, now: Moment, address: str | None = None, *,
+        self, dpid: str, version: int, plan: Plan, history: Callable[[], History], now: Moment,
+        address: str | None = None, *,
         reply_timeout: float = 30, audit_interval: float = 300, pickup_grace: int = 0,
-        forget_cached: bool | None = None, token: int | None = 1, history: Callable[[], History] | None = None,
+        forget_cached: bool | None = None, token: int | None = 1,
     ) -> None:  # fmt: skip
+        """`history`: of the policy in force, without what a plan costs."""
         self.dpid = dpid
         self.token = token  # of the lease, with which we ask for the master role; None: we stand by
         self.dead: str | None = None
@@ -118,7 +121,7 @@ class Session:
         )
         self._version = version
         self._plan = plan
-        self._history = history or (lambda: plan(self._interfaces).history)
+        self._history = history
         self._audit_interval = audit_interval
         self._pickup_grace = pickup_grace
         self._forget_cached = forget_cached  # None: by the switch's version
@@ -139,6 +142,7 @@ class Session:
         self._actual: dict[Key, Body] = {}
         self._desired: Desired[Key, Body] = Desired(render)
         self._look_at: set[Key] | None = None  # keys that may differ; None: all
+        self._owners_meant: frozenset[Owner] = frozenset()  # whose zones should be in use
         self._owners: frozenset[Owner] = frozenset()  # whose zones are in use on the switch
         self._keep_flows = False
         self._auditing = False  # comparing with a fresh reading of a switch that was in step
@@ -224,8 +228,19 @@ class Session:
         self._asked.counting, self._counters, self.counted = self._asked.next_xid(), {}, None
         return [wire.flow_stats_request(self._version, self._asked.counting, cookie(Kind.RULE), KIND_MASK, RULES.id)]
 
+    @property
+    def due(self) -> float | None:
+        """When `tick` has something to do, in seconds; None: not before something else happens."""
+        times = [self._asked.deadline]
+        if self._state is State.IDLE:
+            times.append(self._retry_at)
+        if self.token is not None and not self._lost_role:
+            times.append(self._drift_at + DRIFT_PAUSE if self._drifted else None)
+            times.append(self._audit_at if self._state is State.IDLE and self._audit_interval else None)
+        return min((time for time in times if time is not None), default=None)
+
     def tick(self, now: Moment) -> list[bytes]:
-        """Time has passed; call every second or so."""
+        """Time has passed; call when it is `due`, or more often."""
         if self._asked.deadline is not None and now.seconds > self._asked.deadline:
             asked = ", ".join(sorted(set(self._asked.open.values())))
             self.dead = f"no answer to {asked} within {self._asked.timeout:g} s"
@@ -358,7 +373,9 @@ class Session:
         if not self._flows_asked:
             self._state = State.IDLE
             return self._compare(now)
-        self._audit_at = now.seconds + self._audit_interval
+        # Those that connected together are not audited together: the first audit of each comes a little sooner.
+        share = crc32(self.dpid.encode()) / 2**33 if self.reads == 0 else 0
+        self._audit_at = now.seconds + self._audit_interval * (1 - share)
         found, self._reading = self._reading, []
         self.reads += 1
         self.flows_read = tuple(f for f in found if is_ours(f) or f.table in BY_ID) if self._keep_flows else ()
@@ -520,7 +537,7 @@ class Session:
             )
         if self.token is None or self._lost_role:
             return self._read(now, everything=False) if self._resync or self._keep_flows else []
-        history, units, cut = self._plan(self._interfaces)
+        history, cut, moved = self._follow()
         revision = history.revision
         if self._confirmed_at is not None and not history.knows(self._confirmed_at):
             # The store has become another one: what its revisions were says nothing of what they are.
@@ -543,11 +560,10 @@ class Session:
         turn = self._desired.unit(TURN)
         if not isinstance(turn, Turn):
             turn = Turn(turn_of(self._actual))
-        wanted: dict[UnitKey, Unit] = {**units, GENERATION: generation}
+        marks: dict[UnitKey, Unit] = {GENERATION: generation, FENCE: Fence(*(held or history.point))}
         if self._forget_cached:
-            wanted[TURN] = turn
-        wanted[FENCE] = Fence(*(held or history.point))
-        touched = self._desired.update(wanted)
+            marks[TURN] = turn
+        touched = self._desired.change(marks)
         looked = None if self._look_at is None else self._look_at | touched
         changes = difference(self._desired, self._actual, looked)
         # After a reading one cannot know what was there before: what someone took away may have admitted a connection.
@@ -563,21 +579,38 @@ class Session:
             touched |= self._desired.put(FENCE, Fence(*history.point))
         changes = difference(self._desired, self._actual, None if looked is None else looked | touched)
         self._look_at = set()
-        owners = frozenset(
-            Owner(unit.slot, mac_number(unit.mac))
-            for unit in units.values()
-            if isinstance(unit, PortProtection) and unit.tracked
-        )
+        owners = self._owners_meant
         self.report = replace(self.report, interfaces=dict(self._interfaces))
         if not changes:
             self._owners = owners
             return self._confirm(history.point, now, changes)
-        # The same revision once more, and yet there is something to do: someone else has changed the switch.
+        # The same revision once more, and yet there is something to do that ports are not the reason of: someone else
+        # has changed the switch.
         self._repairing = ()
         if self._auditing and revision == self.report.confirmed:
+            wrong = wrong.without(moved)
             self._repairing = self._told(wrong, now)
             self._repaired = len(wrong.delete) + len(wrong.put)
         return self._send(changes, history.point, owners, now)
+
+    def _follow(self) -> tuple[History, int, set[Key]]:
+        """What is meant becomes that of the newest policy and of the ports that there are.
+
+        Returns whose policy it is, what cuts live connections, and the keys that another flow may be meant for now.
+        """
+        history, units, cut, gone = self._plan(self._interfaces)
+        if gone is None:  # those are all there are
+            gone = self._desired.units.keys() - units.keys() - {GENERATION, TURN, FENCE}
+        touched = self._desired.change(units, gone)
+        if self._look_at is not None:
+            self._look_at |= touched
+        if any(name[0] == "protection" for names in (units, gone) for name in names):
+            self._owners_meant = frozenset(
+                Owner(unit.slot, mac_number(unit.mac))
+                for unit in self._desired.units.values()
+                if isinstance(unit, PortProtection) and unit.tracked
+            )
+        return history, cut, touched
 
     def _fenced(self, held: Point, ours: Point, now: Moment) -> list[bytes]:
         """Somebody has given the switch a policy that ours does not descend from: it is left as it is."""

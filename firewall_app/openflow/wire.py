@@ -60,7 +60,7 @@ __all__ = [
     "FlowMonitorReply", "FlowStatsReply", "FlowUpdate",
     "Message", "Other", "PortDescReply", "PortInfo", "PortStatus", "RawFlow", "RoleReply", "RoleStatus",
     "barrier", "bundle_add", "bundle_adds", "bundle_commit", "bundle_discard", "bundle_open", "ct_flush_zone", "decode",
-    "decode_flow", "decode_instructions", "decode_match", "desc_request", "echo_request",
+    "decode_flow", "decode_instructions", "decode_match", "desc_request", "echo_reply", "echo_request",
     "encode_instructions", "encode_match", "flow_mod", "flow_monitor_request", "flow_stats_request", "get_config",
     "port_desc_request", "raw_flow_mod", "role_request", "set_config",
 ]  # fmt: skip
@@ -70,7 +70,7 @@ ROLE_NO_CHANGE, ROLE_EQUAL, ROLE_MASTER, ROLE_SLAVE = 0, 1, 2, 3
 NO_GENERATION = 0xFFFFFFFFFFFFFFFF  # what a switch tells that was never asked for a role
 ALL_TABLES = 255
 
-_ECHO_REQUEST, _EXPERIMENTER, _GET_CONFIG_REQUEST, _SET_CONFIG, _FLOW_MOD = 2, 4, 7, 9, 14
+_ECHO_REQUEST, _ECHO_REPLY, _EXPERIMENTER, _GET_CONFIG_REQUEST, _SET_CONFIG, _FLOW_MOD = 2, 3, 4, 7, 9, 14
 _MULTIPART_REQUEST, _BARRIER_REQUEST, _ROLE_REQUEST, _BUNDLE_CONTROL, _BUNDLE_ADD = 18, 20, 24, 33, 34
 _ANY = 0xFFFFFFFF
 _ADDED, _REMOVED, _CHANGED = 2, 4, 8  # OFPFMF_*, and the same of the ONF's
@@ -206,6 +206,10 @@ def barrier(version: int, xid: int) -> bytes:
 
 def echo_request(version: int, xid: int, data: bytes = b"") -> bytes:
     return _message(version, _ECHO_REQUEST, xid, data)
+
+
+def echo_reply(version: int, xid: int, data: bytes = b"") -> bytes:
+    return _message(version, _ECHO_REPLY, xid, data)
 
 
 def role_request(version: int, xid: int, role: int, generation_id: int = 0) -> bytes:
