@@ -42,11 +42,12 @@ from ..progress import Drift, SwitchReport, Sync, Wanted
 from . import wire
 from .held import (
     FENCE_KEY,
+    Foreign,
     Owner,
     asks_for_no_less,
     fence_of,
     generation_of,
-    goes_by_itself,
+    held_in,
     is_ours,
     is_unread,
     judges,
@@ -378,12 +379,12 @@ class Session:
         # Those that connected together are not audited together: the first audit of each comes a little sooner.
         share = crc32(self.dpid.encode()) / 2**33 if self.reads == 0 else 0
         self._audit_at = now.seconds + self._audit_interval * (1 - share)
-        found, self._reading = [flow for flow in self._reading if is_ours(flow) or flow.table in BY_ID], []
+        found, self._reading = self._reading, []
         self.reads += 1
-        self.flows_read, self._keep_flows = tuple(found) if self._keep_flows else (), False
-        read = {Key(f.table, f.priority, f.match): Body(f.cookie, f.instructions) for f in found if is_ours(f)}
-        self._actual = {key: body for key, body in read.items() if not goes_by_itself(key, body)}
-        self._look_at_foreign({(f.cookie, f.table, f.priority, f.match): f for f in found if not is_ours(f)}, now)
+        self.flows_read = tuple(f for f in found if is_ours(f) or f.table in BY_ID) if self._keep_flows else ()
+        self._keep_flows = False
+        self._actual, foreign = held_in(found)
+        self._look_at_foreign(foreign, now)
         self._auditing = self.reads > 1
         self._look_at = None
         # What we knew stays known: a flow that someone deleted by hand takes no connection out of its zone.
@@ -391,7 +392,7 @@ class Session:
         self._state = State.IDLE
         return self._compare(now)
 
-    def _look_at_foreign(self, flows: dict[tuple[int, int, int, bytes], wire.RawFlow], now: Moment) -> None:
+    def _look_at_foreign(self, flows: Foreign, now: Moment) -> None:
         """What others have in our tables is theirs, and left alone; that it is there is told, once."""
         new = [flow for name, flow in flows.items() if name not in self._foreign]
         self._foreign = frozenset(flows)
