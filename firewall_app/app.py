@@ -186,6 +186,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
         scheme = "https" if self.settings.tls_certificate else "http"
         LOG.info("listening for requests", url=f"{scheme}://{host or '127.0.0.1'}:{self._server.port}")
         eventlet.spawn_n(self._tell_systemd)
+        process.spare_the_collector()
         eventlet.spawn_n(process.End(self._end_requests, self._end_switches, self._end_store).wait)
         return super().start()
 

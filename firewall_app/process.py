@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import logging
 import os
 import resource
@@ -29,6 +30,8 @@ END_SECONDS = 4.7  # after a signal the process is gone, whatever holds it
 LAST_WORDS = 0.2  # seconds for the log to take the line that says what did
 NAMED_CALLS = 10  # in that line
 STATUS_SECONDS = 5.0  # between two lines of `systemctl status`
+# Of gc.set_threshold: a first look for each 10,000 objects more, at all of them only after ten million more.
+COLLECT = (10_000, 10, 100)
 _STORED = ("sqlalchemy", "psycopg")  # at their lower levels they log what people store
 _CHATTY = ("alembic", "ryu.base.app_manager")
 
@@ -71,6 +74,17 @@ def log_all_faults() -> None:
     threading.excepthook = lambda told: _fault(told.exc_type, told.exc_value, told.exc_traceback)
     logging.captureWarnings(True)
     faulthandler.enable()  # systemd ends a hung loop by SIGABRT: this tells where it hangs
+
+
+def spare_the_collector() -> None:
+    """Once the program stands: what it has now is not looked at again, and what comes is looked at more rarely.
+
+    What is kept of switches are values without cycles, thousands for each.  Python would look through all of them
+    whenever they are a quarter more: half of the work of a storm, and the loop stands still meanwhile.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT)
 
 
 def _fault(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:

@@ -118,7 +118,7 @@ class Link:
         pickup_grace: int = 0,
         forget_cached: bool | None = None,
     ) -> None:
-        self.dpid = f"{datapath.id:016x}"
+        self.dpid = dpid = f"{datapath.id:016x}"
         self._host: str = datapath.address[0]
         self._owner = owner
         self._datapath = datapath
@@ -138,7 +138,7 @@ class Link:
         self._session = Session(
             self.dpid,
             datapath.ofproto.OFP_VERSION,
-            lambda interfaces: owner.units(self.dpid, interfaces),
+            lambda interfaces: owner.units(dpid, interfaces),  # not `self`: what a link held goes when the link goes
             moment(),
             ":".join(map(str, datapath.address[:2])),
             reply_timeout=reply_timeout,
