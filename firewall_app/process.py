@@ -30,14 +30,28 @@ END_SECONDS = 4.7  # after a signal the process is gone, whatever holds it
 LAST_WORDS = 0.2  # seconds for the log to take the line that says what did
 NAMED_CALLS = 10  # in that line
 STATUS_SECONDS = 5.0  # between two lines of `systemctl status`
-# Of gc.set_threshold: a first look for each 10,000 objects more, at all of them only after ten million more.
-COLLECT = (10_000, 10, 100)
 _STORED = ("sqlalchemy", "psycopg")  # at their lower levels they log what people store
 _CHATTY = ("alembic", "ryu.base.app_manager")
 
 # Not eventlet's: the thread that ends the process must not wait for the loop, which may be what hangs.
 _os: Any = patcher.original("os")
 _threading: Any = patcher.original("threading")
+
+
+# ---- the garbage collector
+
+# Container objects that are new until they are looked at; and how many such looks until those that stayed are.  A look
+# at all of them is a pause of 100 ms or more, in the middle of telling a switch its flows.
+GARBAGE = 50_000, 20, 10
+gc.set_threshold(*GARBAGE)
+
+
+def keep_what_there_is() -> None:
+    """What was made so far (the program, the policy) stays: the garbage collector need not look at it again.
+
+    What is replaced is freed all the same, as long as it is in no cycle.
+    """
+    gc.freeze()
 
 
 # ---- the log
@@ -74,17 +88,6 @@ def log_all_faults() -> None:
     threading.excepthook = lambda told: _fault(told.exc_type, told.exc_value, told.exc_traceback)
     logging.captureWarnings(True)
     faulthandler.enable()  # systemd ends a hung loop by SIGABRT: this tells where it hangs
-
-
-def spare_the_collector() -> None:
-    """Once the program stands: what it has now is not looked at again, and what comes is looked at more rarely.
-
-    What is kept of switches are values without cycles, thousands for each.  Python would look through all of them
-    whenever they are a quarter more: half of the work of a storm, and the loop stands still meanwhile.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECT)
 
 
 def _fault(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:

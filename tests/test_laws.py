@@ -12,9 +12,10 @@ from reference import protected
 from strategies import HYPERVISORS, SITE
 from test_meaning import Tale, framed, plugged
 
-from firewall_app.pipeline.compile import Rulings, units
+from firewall_app.pipeline.compile import Rulings
 from firewall_app.pipeline.diff import Desired, difference
 from firewall_app.pipeline.flow import Flow, Key
+from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.unit import Generation
 from firewall_app.policy.decide import Packet, Verdict, decide
 from firewall_app.policy.model import (

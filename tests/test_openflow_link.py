@@ -19,10 +19,11 @@ from policies import DPID, small, with_inbound
 from firewall_app.history import beginning
 from firewall_app.openflow import link as link_module
 from firewall_app.openflow import wire
-from firewall_app.openflow.held import Body, Key
 from firewall_app.openflow.link import INBOX, Link
 from firewall_app.openflow.listener import Lines
-from firewall_app.pipeline.compile import Rulings, units
+from firewall_app.openflow.rendering import Body, Key
+from firewall_app.pipeline.compile import Rulings
+from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.tables import MAGIC, RULES, Kind, cookie_parts
 from firewall_app.policy.errors import Unreachable
 from firewall_app.progress import Sync, Wanted
@@ -41,10 +42,16 @@ class Owner:
         self.policy, self.revision = small(), 0
         self.reports: list = []
         self.registered = True
-        self.gone = 0
+        self.gone = self.plans_ended = 0
 
     def units(self, dpid, interfaces):
         return Wanted(beginning(revision=self.revision), units(self.policy, dpid, interfaces, Rulings()))
+
+    def plan(self, dpid):
+        return lambda interfaces: self.units(dpid, interfaces)
+
+    def end_plan(self, plan):
+        self.plans_ended += 1
 
     def drifted(self, dpid, switch, found):
         pass
@@ -197,6 +204,8 @@ def test_a_malformed_message_closes_the_connection(running):
     until(lambda: owner.gone)
     assert datapath.closed
     assert owner.why.startswith("malformed message")
+    assert link._session.flow_count == 0
+    assert not len(link._session._desired)
 
 
 @pytest.mark.parametrize(

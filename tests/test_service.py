@@ -528,7 +528,7 @@ def test_wait_returns_when_the_switch_confirms_refuses_or_the_time_is_up(world):
     timer = later("refuse")
     assert core.wait(second, 10) is True
     timer.join()
-    assert core.progress._waiters == []
+    assert core.progress._waiters == {}
 
 
 def test_an_old_connection_of_a_switch_is_closed_and_not_heard(world):

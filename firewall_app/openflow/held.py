@@ -12,21 +12,9 @@ from typing import NamedTuple
 from ..history import TIMELINE_BITS, Point
 from ..pipeline.flow import CT_EST, CT_TRK, Flow, match
 from ..pipeline.tables import BY_ID, DISPATCH, MAGIC, STATE, Kind, asks_no_less, cookie_parts
-from ..pipeline.unit import TURNS, Fence, PickUp, Turn, Unit
+from ..pipeline.unit import TURNS, Fence, PickUp, Turn
 from . import wire
-
-
-class Key(NamedTuple):
-    """What OpenFlow calls identical, in bytes."""
-
-    table: int
-    priority: int
-    match: bytes
-
-
-class Body(NamedTuple):
-    cookie: int
-    instructions: bytes
+from .rendering import Body, Key, render
 
 
 class Owner(NamedTuple):
@@ -44,16 +32,6 @@ def goes_by_itself(key: Key, body: Body) -> bool:
     """Whether a flow is one that `pickup_grace` made: neither wanted nor in the way."""
     parts = cookie_parts(body.cookie)
     return parts is not None and parts[0] is Kind.PICKUP and (key, body) in render(PickUp(parts[1]))
-
-
-def render(unit: Unit | PickUp) -> list[tuple[Key, Body]]:
-    return [
-        (
-            Key(flow.table, flow.priority, wire.encode_match(flow.match)),
-            Body(flow.cookie, wire.encode_instructions(flow.actions)),
-        )
-        for flow in unit.flows()
-    ]
 
 
 def owners_of(flows: Iterable[wire.RawFlow]) -> frozenset[Owner]:

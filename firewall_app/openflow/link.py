@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
@@ -58,7 +58,9 @@ class Owner(Protocol):
     @property
     def history(self) -> History: ...
 
-    def units(self, dpid: str, interfaces: Any) -> Wanted: ...
+    def plan(self, dpid: str) -> Callable[[Mapping[int, str]], Wanted]: ...
+
+    def end_plan(self, plan: Any) -> None: ...
 
     def is_registered(self, dpid: str) -> bool: ...
 
@@ -118,7 +120,7 @@ class Link:
         pickup_grace: int = 0,
         forget_cached: bool | None = None,
     ) -> None:
-        self.dpid = dpid = f"{datapath.id:016x}"
+        self.dpid = f"{datapath.id:016x}"
         self._host: str = datapath.address[0]
         self._owner = owner
         self._datapath = datapath
@@ -135,10 +137,12 @@ class Link:
         self._open = True
         self._why: str | None = None  # it ended, unless we were told to close it
         self._patience = reply_timeout
+        self._plan = owner.plan(self.dpid)
         self._session = Session(
             self.dpid,
             datapath.ofproto.OFP_VERSION,
-            lambda interfaces: owner.units(dpid, interfaces),  # not `self`: what a link held goes when the link goes
+            self._plan,
+            lambda: owner.history,
             moment(),
             ":".join(map(str, datapath.address[:2])),
             reply_timeout=reply_timeout,
@@ -146,7 +150,6 @@ class Link:
             pickup_grace=pickup_grace,
             forget_cached=forget_cached,
             token=owner.token,
-            history=lambda: owner.history,
         )
 
     def run(self) -> None:
@@ -178,7 +181,9 @@ class Link:
             self._wake_counters(gone)
             while self._inbox.qsize():  # whoever waits for room, waits no longer
                 self._inbox.get_nowait()
+            self._owner.end_plan(self._plan)
             self._owner.disconnected(self.dpid, self, self._why)
+            self._session.let_go()
 
     def _log(self) -> None:
         """What the session has decided."""

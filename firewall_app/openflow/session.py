@@ -42,8 +42,6 @@ from ..progress import Drift, SwitchReport, Sync, Wanted
 from . import wire
 from .held import (
     FENCE_KEY,
-    Body,
-    Key,
     Owner,
     asks_for_no_less,
     fence_of,
@@ -53,12 +51,12 @@ from .held import (
     is_unread,
     judges,
     owners_of,
-    render,
     slots_of,
     text_of,
     turn_of,
 )
 from .questions import ROLE, Questions
+from .rendering import Body, Key, render
 
 LAST_THAT_REMEMBERS = (3, 1)  # the newest release of which it is known (docs/decisions/0017)
 OLDEST = (2, 8)  # the first Open vSwitch with resubmit(,table,ct)
@@ -103,10 +101,12 @@ class Session:
     """The conversation with one connected switch."""
 
     def __init__(  # noqa: PLR0915 - one line for each thing that is known of a switch
-        self, dpid: str, version: int, plan: Plan, now: Moment, address: str | None = None, *,
+        self, dpid: str, version: int, plan: Plan, history: Callable[[], History], now: Moment,
+        address: str | None = None, *,
         reply_timeout: float = 30, audit_interval: float = 300, pickup_grace: int = 0,
-        forget_cached: bool | None = None, token: int | None = 1, history: Callable[[], History] | None = None,
+        forget_cached: bool | None = None, token: int | None = 1,
     ) -> None:  # fmt: skip
+        """`history`: of the policy in force, without what a plan costs."""
         self.dpid = dpid
         self.token = token  # of the lease, with which we ask for the master role; None: we stand by
         self.dead: str | None = None
@@ -120,7 +120,7 @@ class Session:
         )
         self._version = version
         self._plan = plan
-        self._history = history or (lambda: plan(self._interfaces).history)
+        self._history = history
         self._audit_interval = audit_interval
         self._pickup_grace = pickup_grace
         self._forget_cached = forget_cached  # None: by the switch's version
@@ -141,6 +141,7 @@ class Session:
         self._actual: dict[Key, Body] = {}
         self._desired: Desired[Key, Body] = Desired(render)
         self._look_at: set[Key] | None = None  # keys that may differ; None: all
+        self._owners_meant: frozenset[Owner] = frozenset()  # whose zones should be in use
         self._owners: frozenset[Owner] = frozenset()  # whose zones are in use on the switch
         self._keep_flows = False
         self._auditing = False  # comparing with a fresh reading of a switch that was in step
@@ -184,6 +185,11 @@ class Session:
     def counting(self) -> bool:
         """Whether counters were asked for, and the switch has not told all of them."""
         return self._asked.counting is not None
+
+    def let_go(self) -> None:
+        """The switch is gone: what was known of its flows is freed now, and not when a cycle of garbage is found."""
+        self._actual, self._desired, self._reading, self.flows_read = {}, Desired(render), [], ()
+        self._in_bundle, self._added, self._look_at = None, {}, None
 
     # ---- events
 
@@ -422,8 +428,8 @@ class Session:
         if self.token is None:
             return self._ask_role(now) + self._answered(message.xid, now)
         xid = self._ask("its fence", now)
-        table, _, fence = FENCE_KEY
-        out = [wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK, table, fence)]
+        fence = FENCE_KEY
+        out = [wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK, fence.table, fence.match)]
         return out + self._answered(message.xid, now)
 
     def _take_over(self, now: Moment) -> list[bytes]:
@@ -530,7 +536,7 @@ class Session:
             )
         if self.token is None or self._lost_role:
             return self._read(now, everything=False) if self._resync or self._keep_flows else []
-        history, units, cut = self._plan(self._interfaces)
+        history, cut, moved = self._follow()
         revision = history.revision
         if self._confirmed_at is not None and not history.knows(self._confirmed_at):
             # The store has become another one: what its revisions were says nothing of what they are.
@@ -553,11 +559,10 @@ class Session:
         turn = self._desired.unit(TURN)
         if not isinstance(turn, Turn):
             turn = Turn(turn_of(self._actual))
-        wanted: dict[UnitKey, Unit] = {**units, GENERATION: generation}
+        marks: dict[UnitKey, Unit] = {GENERATION: generation, FENCE: Fence(*(held or history.point))}
         if self._forget_cached:
-            wanted[TURN] = turn
-        wanted[FENCE] = Fence(*(held or history.point))
-        touched = self._desired.update(wanted)
+            marks[TURN] = turn
+        touched = self._desired.change(marks)
         looked = None if self._look_at is None else self._look_at | touched
         changes = difference(self._desired, self._actual, looked)
         # After a reading one cannot know what was there before: what someone took away may have admitted a connection.
@@ -573,21 +578,38 @@ class Session:
             touched |= self._desired.put(FENCE, Fence(*history.point))
         changes = difference(self._desired, self._actual, None if looked is None else looked | touched)
         self._look_at = set()
-        owners = frozenset(
-            Owner(unit.slot, mac_number(unit.mac))
-            for unit in units.values()
-            if isinstance(unit, PortProtection) and unit.tracked
-        )
+        owners = self._owners_meant
         self.report = replace(self.report, interfaces=dict(self._interfaces))
         if not changes:
             self._owners = owners
             return self._confirm(history.point, now, changes)
-        # The same revision once more, and yet there is something to do: someone else has changed the switch.
+        # The same revision once more, and yet there is something to do that ports are not the reason of: someone else
+        # has changed the switch.
         self._repairing = ()
         if self._auditing and revision == self.report.confirmed:
+            wrong = wrong.without(moved)
             self._repairing = self._told(wrong, now)
             self._repaired = len(wrong.delete) + len(wrong.put)
         return self._send(changes, history.point, owners, now)
+
+    def _follow(self) -> tuple[History, int, set[Key]]:
+        """What is meant becomes that of the newest policy and of the ports that there are.
+
+        Returns whose policy it is, what cuts live connections, and the keys that another flow may be meant for now.
+        """
+        history, units, cut, gone = self._plan(self._interfaces)
+        if gone is None:  # those are all there are
+            gone = self._desired.units.keys() - units.keys() - {GENERATION, TURN, FENCE}
+        touched = self._desired.change(units, gone)
+        if self._look_at is not None:
+            self._look_at |= touched
+        if any(name[0] == "protection" for names in (units, gone) for name in names):
+            self._owners_meant = frozenset(
+                Owner(unit.slot, mac_number(unit.mac))
+                for unit in self._desired.units.values()
+                if isinstance(unit, PortProtection) and unit.tracked
+            )
+        return history, cut, touched
 
     def _fenced(self, held: Point, ours: Point, now: Moment) -> list[bytes]:
         """Somebody has given the switch a policy that ours does not descend from: it is left as it is."""
@@ -643,8 +665,9 @@ class Session:
         out.append(wire.bundle_open(version, self._asked.next_xid(), self._bundle))
         for key in changes.delete:
             out.append(self._add(wire.DELETE_STRICT, key, None))
-        for key, body in changes.put:
-            out.append(self._add(wire.ADD, key, body))
+        xids = self._asked.next_xids(len(changes.put))
+        self._added.update(zip(xids, (key for key, _ in changes.put), strict=True))
+        out += wire.bundle_adds(version, self._bundle, xids, changes.put)
         for slot in new if self._pickup_grace else ():
             out += [self._add(wire.ADD, key, body, self._pickup_grace) for key, body in render(PickUp(slot))]
         out.append(wire.barrier(version, self._ask("a bundle", now)))

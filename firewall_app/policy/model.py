@@ -169,6 +169,8 @@ class PortRange:
 
     def masks(self) -> tuple[tuple[int, int], ...]:
         """The fewest (value, mask) pairs that cover the range and nothing else; none for every port."""
+        if self.first == self.last:
+            return ((self.first, 0xFFFF),)
         if self.is_every:
             return ()
         pairs, port = [], self.first

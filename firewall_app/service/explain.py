@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from ..pipeline.compile import peer_networks, uplinks_here
 from ..pipeline.compile import ports_here as plugged_in
-from ..pipeline.compile import units as compiled
 from ..pipeline.flow import Flow
+from ..pipeline.plan import units as compiled
 from ..pipeline.probes import SOURCE_PORT, frame_of
 from ..pipeline.tables import TAG_SET, Kind, cookie_parts
 from ..pipeline.tracker import SYN
