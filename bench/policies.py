@@ -87,8 +87,8 @@ def policy(size: Size, spare: int = 1) -> Policy:
     for member in range(size.members + spare):
         number = MEMBERS_FROM + member
         draft.put(Droplet(number, name=f"member-{member}", tags=(TAG,) if member < size.members else ()))
-        draft.put(Port(f"m{member}", number, ELSEWHERE, f"m{member}", None, f"02:01:00:00:{member >> 8:02x}:{member & 255:02x}",
-                       (member_address(member),), slot=draft.new_slot(ELSEWHERE)))  # fmt: skip
+        draft.put(Port(f"m{member}", number, ELSEWHERE, f"m{member}", None, 
+                       f"02:01:00:00:{member >> 8:02x}:{member & 255:02x}", (member_address(member),), slot=draft.new_slot(ELSEWHERE)))  # fmt: skip
     return draft.done()
 
 

@@ -138,17 +138,17 @@ def _serve(original: Callable[[Any], None]) -> Callable[[Any], None]:
     return serve
 
 
-def _ask_for_echoes(datapath: Any) -> None:
-    """Ryu calls it in a thread for each switch, which ends at once: one thread for all does the rest."""
-    ECHOES.enter(datapath)
-
-
 def _is_news(record: logging.LogRecord) -> bool:
     """Whether the log has room for what Ryu says of a connection; the address is what it names last."""
     what = record.args if isinstance(record.args, tuple) else ()
     if not what or not isinstance(what[-1], tuple):
         return True
     return TOLD.news(str(what[-1][0]), record.msg, *map(str, what[:-1]))
+
+
+def _asked_for_echoes(datapath: Any) -> None:
+    """A method of Ryu's datapaths: all of them share one thread that asks."""
+    ECHOES.enter(datapath)
 
 
 def install() -> None:
@@ -161,7 +161,7 @@ def install() -> None:
     controller.datapath_connection_factory = _handler(controller.datapath_connection_factory)
     ofproto_parser.msg = _receive(ofproto_parser.msg)
     controller.Datapath.serve = _serve(controller.Datapath.serve)
-    controller.Datapath._echo_request_loop = _ask_for_echoes
+    controller.Datapath._echo_request_loop = _asked_for_echoes
     # Ryu sends no echo requests unless told to, and so never notices a switch that is gone without a word.
     cfg.CONF.set_default("echo_request_interval", 5.0)
     cfg.CONF.set_default("maximum_unreplied_echo_requests", 3)
