@@ -545,6 +545,14 @@ def test_an_audit_finds_and_counts_what_was_changed_behind_our_back():
     assert talk.report.last_repair_at == talk.now.wall
 
 
+def test_what_was_read_and_is_right_is_kept_once():
+    again = Talk(Talk().switch)
+    assert (again.switch.commits, again.report.sync) == (1, Sync.IN_SYNC)
+    held, meant = again.session._actual, again.session._desired.flows
+    assert held
+    assert all(held[key] is body for key, body in meant.items())
+
+
 def test_tick_is_due_when_something_has_to_be_looked_at_and_not_before():
     assert Talk(audit_interval=0).session.due is None
     talk = Talk(audit_interval=300, reply_timeout=30)
