@@ -593,6 +593,8 @@ class Session:
         owners = self._owners_meant
         self.report = replace(self.report, interfaces=dict(self._interfaces))
         if not changes:
+            if looked is None:
+                self._actual = dict(self._desired.flows)  # equal to what was read, and kept once
             self._owners = owners
             return self._confirm(history.point, now, changes)
         # The same revision once more, and yet there is something to do that ports are not the reason of: someone else
