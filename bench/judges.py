@@ -12,7 +12,7 @@ Judge = Callable[[Sequence[Series]], Verdict]
 
 def find(series: Sequence[Series], what: str, who: str = US) -> Series | None:
     """The series of a contestant whose name begins so: versions differ."""
-    return next((one for one in series if one.what == what and one.who.startswith(who)), None)
+    return next((one for one in series if one.what == what and one.who.startswith(who) and one.values), None)
 
 
 def at_most(text: str, what: str, limit: float, share: float = 0.5) -> Target:

@@ -27,7 +27,7 @@ from firewall_app.store.store import Store
 
 HERE, ELSEWHERE = "0000000000000001", "0000000000000002"
 TAG = "members"
-UPLINK = "up0"
+UPLINK = "eth0"
 MEMBERS_FROM = 1_000_001  # droplet ids of members
 
 
@@ -64,6 +64,14 @@ def service(rule: int) -> int:
     return 1000 + rule * 7
 
 
+def member_interface(member: int) -> str:
+    return f"m{member}"
+
+
+def member_mac(member: int) -> str:
+    return f"02:01:00:00:{member >> 8:02x}:{member & 255:02x}"
+
+
 def member_address(member: int) -> str:
     return f"192.168.{1 + member // 200}.{1 + member % 200}"
 
@@ -87,8 +95,8 @@ def policy(size: Size, spare: int = 1) -> Policy:
     for member in range(size.members + spare):
         number = MEMBERS_FROM + member
         draft.put(Droplet(number, name=f"member-{member}", tags=(TAG,) if member < size.members else ()))
-        draft.put(Port(f"m{member}", number, ELSEWHERE, f"m{member}", None, 
-                       f"02:01:00:00:{member >> 8:02x}:{member & 255:02x}", (member_address(member),), slot=draft.new_slot(ELSEWHERE)))  # fmt: skip
+        draft.put(Port(member_interface(member), number, ELSEWHERE, member_interface(member), None, member_mac(member),
+                       (member_address(member),), slot=draft.new_slot(ELSEWHERE)))  # fmt: skip
     return draft.done()
 
 

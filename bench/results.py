@@ -6,6 +6,7 @@ Knows rows by their name alone, so that results can be read when a row is gone.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
@@ -121,8 +122,8 @@ def _said(*command: str) -> str:
 
 def number(value: float) -> str:
     """As people read it: three digits that count."""
-    if value == 0:
-        return "0"
+    if value == 0 or math.isnan(value):
+        return "0" if value == 0 else "-"
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"

@@ -6,6 +6,7 @@ run, one after the other and again (A B C, A B C), so that what else the machine
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,16 +23,18 @@ class Series:
     who: str  # US, "OVN 23.03.1", "ovs-ofctl --bundle add-flows": name and version
     what: str  # "full load", "add one rule"; the same for all who do the same
     unit: str  # "s", "ms", "Mbit/s", "KB"
-    values: tuple[float, ...]
+    values: tuple[float, ...]  # none: it could not be measured, and `note` says why
     x: float | None = None  # on the axis of a plot: ports, rules, hypervisors, connections
     note: str = ""  # what a reader must know of it
 
     @property
     def median(self) -> float:
-        return statistics.median(self.values)
+        return statistics.median(self.values) if self.values else math.nan
 
     def quantile(self, share: float) -> float:
         """The value that `share` (0 to 1) of all values do not exceed."""
+        if not self.values:
+            return math.nan
         ordered = sorted(self.values)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 

@@ -34,6 +34,28 @@ def goes_by_itself(key: Key, body: Body) -> bool:
     return parts is not None and parts[0] is Kind.PICKUP and (key, body) in render(PickUp(parts[1]))
 
 
+Foreign = dict[tuple[int, int, int, bytes], wire.RawFlow]  # by cookie, table, priority and match
+
+
+def held_in(flows: Iterable[wire.RawFlow]) -> tuple[dict[Key, Body], Foreign]:
+    """Of what was read back: our flows, and those of others in our tables; what goes by itself is neither."""
+    held: dict[Key, Body] = {}
+    foreign: Foreign = {}
+    for flow in flows:
+        table, priority, cookie, match, instructions, *_ = flow
+        if cookie >> 48 != MAGIC:
+            if table in BY_ID:
+                foreign[cookie, table, priority, match] = flow
+            continue
+        key, body = Key(table, priority, match), Body(cookie, instructions)
+        if cookie >> 40 != _PICKED_UP or not goes_by_itself(key, body):
+            held[key] = body
+    return held, foreign
+
+
+_PICKED_UP = MAGIC << 8 | Kind.PICKUP
+
+
 def owners_of(flows: Iterable[wire.RawFlow]) -> frozenset[Owner]:
     """Whose zones are in use: those of ports that are tracked, as the flows that send packets there say.
 

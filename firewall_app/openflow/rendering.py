@@ -41,6 +41,7 @@ from .oxm import encode_field, encode_instructions, encode_match, join_fields
 
 _COOKIE = struct.Struct("!Q")
 _TABLE_PRIORITY = struct.Struct("!BH")
+_bytes = bytes.__new__
 
 
 class Key(bytes):
@@ -52,7 +53,7 @@ class Key(bytes):
     __slots__ = ()
 
     def __new__(cls, table: int, priority: int, match: bytes) -> Key:
-        return bytes.__new__(cls, _TABLE_PRIORITY.pack(table, priority) + match)
+        return _bytes(cls, _TABLE_PRIORITY.pack(table, priority) + match)
 
     @property
     def table(self) -> int:
@@ -76,7 +77,7 @@ class Body(bytes):
     __slots__ = ()
 
     def __new__(cls, cookie: int, instructions: bytes) -> Body:
-        return bytes.__new__(cls, _COOKIE.pack(cookie) + instructions)
+        return _bytes(cls, _COOKIE.pack(cookie) + instructions)
 
     @property
     def cookie(self) -> int:
@@ -91,8 +92,8 @@ class Body(bytes):
 
 
 Pair = tuple[Key, Body]
-_key: Callable[[bytes], Key] = partial(bytes.__new__, Key)  # from all of its bytes
-_body: Callable[[bytes], Body] = partial(bytes.__new__, Body)
+_key: Callable[[bytes], Key] = partial(_bytes, Key)  # from all of its bytes
+_body: Callable[[bytes], Body] = partial(_bytes, Body)
 
 
 def encoded(unit: Unit | PickUp) -> tuple[Pair, ...]:

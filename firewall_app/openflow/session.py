@@ -42,11 +42,12 @@ from ..progress import Drift, SwitchReport, Sync, Wanted
 from . import wire
 from .held import (
     FENCE_KEY,
+    Foreign,
     Owner,
     asks_for_no_less,
     fence_of,
     generation_of,
-    goes_by_itself,
+    held_in,
     is_ours,
     is_unread,
     judges,
@@ -182,6 +183,11 @@ class Session:
         return len(self._reading) + len(self._actual)
 
     @property
+    def to_compare(self) -> int:
+        """How many flows the next comparison looks at, beside those that the plan changes."""
+        return len(self._reading) + (len(self._desired) if self._look_at is None else len(self._look_at))
+
+    @property
     def counting(self) -> bool:
         """Whether counters were asked for, and the switch has not told all of them."""
         return self._asked.counting is not None
@@ -251,8 +257,6 @@ class Session:
             return []  # what a switch holds is the active controller's to look after
         elif self._drifted:
             return self._on_drift(now)
-        elif self.behind:
-            return self._compare(now)
         elif self._state is State.IDLE and self._audit_interval and now.seconds >= self._audit_at:
             return self._read(now, everything=False)
         return []
@@ -375,12 +379,12 @@ class Session:
         # Those that connected together are not audited together: the first audit of each comes a little sooner.
         share = crc32(self.dpid.encode()) / 2**33 if self.reads == 0 else 0
         self._audit_at = now.seconds + self._audit_interval * (1 - share)
-        found, self._reading = [flow for flow in self._reading if is_ours(flow) or flow.table in BY_ID], []
+        found, self._reading = self._reading, []
         self.reads += 1
-        self.flows_read, self._keep_flows = tuple(found) if self._keep_flows else (), False
-        read = {Key(f.table, f.priority, f.match): Body(f.cookie, f.instructions) for f in found if is_ours(f)}
-        self._actual = {key: body for key, body in read.items() if not goes_by_itself(key, body)}
-        self._look_at_foreign({(f.cookie, f.table, f.priority, f.match): f for f in found if not is_ours(f)}, now)
+        self.flows_read = tuple(f for f in found if is_ours(f) or f.table in BY_ID) if self._keep_flows else ()
+        self._keep_flows = False
+        self._actual, foreign = held_in(found)
+        self._look_at_foreign(foreign, now)
         self._auditing = self.reads > 1
         self._look_at = None
         # What we knew stays known: a flow that someone deleted by hand takes no connection out of its zone.
@@ -388,7 +392,7 @@ class Session:
         self._state = State.IDLE
         return self._compare(now)
 
-    def _look_at_foreign(self, flows: dict[tuple[int, int, int, bytes], wire.RawFlow], now: Moment) -> None:
+    def _look_at_foreign(self, flows: Foreign, now: Moment) -> None:
         """What others have in our tables is theirs, and left alone; that it is there is told, once."""
         new = [flow for name, flow in flows.items() if name not in self._foreign]
         self._foreign = frozenset(flows)
@@ -537,7 +541,6 @@ class Session:
         if self.token is None or self._lost_role:
             return self._read(now, everything=False) if self._resync or self._keep_flows else []
         history, cut, moved = self._follow()
-        revision = history.revision
         if self._confirmed_at is not None and not history.knows(self._confirmed_at):
             # The store has become another one: what its revisions were says nothing of what they are.
             self.report, self._confirmed_at = replace(self.report, confirmed=-1), None
@@ -552,6 +555,11 @@ class Session:
             return self._read(now, everything=True)  # and become its master again
         if not self._master:
             return self._read(now, everything=True)
+        return self._follow_up(history, cut, held or history.point, moved, now)
+
+    def _follow_up(self, history: History, cut: int, noted: Point, moved: set[Key], now: Moment) -> list[bytes]:
+        """Sends what differs.  `noted`: the point that the switch has a note of; see `_follow` for the others."""
+        revision = history.revision
         generation = self._desired.unit(GENERATION)
         fresh = not self._actual and not isinstance(generation, Generation)  # no connection has our generation yet
         if not isinstance(generation, Generation):
@@ -559,7 +567,7 @@ class Session:
         turn = self._desired.unit(TURN)
         if not isinstance(turn, Turn):
             turn = Turn(turn_of(self._actual))
-        marks: dict[UnitKey, Unit] = {GENERATION: generation, FENCE: Fence(*(held or history.point))}
+        marks: dict[UnitKey, Unit] = {GENERATION: generation, FENCE: Fence(*noted)}
         if self._forget_cached:
             marks[TURN] = turn
         touched = self._desired.change(marks)
@@ -570,17 +578,23 @@ class Session:
         wrong = changes
         # Every change since the last confirmed one asked to leave live connections alone.
         kept = cut <= self.report.confirmed < revision
+        marks = {}
         if unknown or (not kept and changes.takes_away(judges, asks_for_no_less)):
-            touched |= self._desired.put(GENERATION, Generation(next_generation(generation.number)))
+            marks[GENERATION] = Generation(next_generation(generation.number))
         if changes and self._forget_cached:
-            touched |= self._desired.put(TURN, Turn((turn.number + 1) % TURNS))
+            marks[TURN] = Turn((turn.number + 1) % TURNS)
         if changes:
-            touched |= self._desired.put(FENCE, Fence(*history.point))
-        changes = difference(self._desired, self._actual, None if looked is None else looked | touched)
+            marks[FENCE] = Fence(*history.point)
+            touched = self._desired.change(marks)
+            changes = changes.without(touched) + difference(self._desired, self._actual, touched)
+        if self._look_at is None:
+            self._actual = self._desired.known(self._actual)
         self._look_at = set()
         owners = self._owners_meant
         self.report = replace(self.report, interfaces=dict(self._interfaces))
         if not changes:
+            if looked is None:
+                self._actual = dict(self._desired.flows)  # equal to what was read, and kept once
             self._owners = owners
             return self._confirm(history.point, now, changes)
         # The same revision once more, and yet there is something to do that ports are not the reason of: someone else
