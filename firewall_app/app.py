@@ -47,7 +47,8 @@ from .progress import Sync
 from .records import Entry, Outcome, Token
 from .service import standby, tokens
 from .service.access import Access, Caller, Role, digest
-from .service.core import Core, Event, FlowStats, Limits, Lock
+from .service.core import Core, FlowStats, Limits, Lock
+from .service.writing import Event
 from .settings import FORGET, Settings, read
 from .store import Lease, Store
 from .tls import CertificateError
@@ -116,6 +117,9 @@ class _Runtime:
             event.give_up()
         return event
 
+    def certain(self) -> Event:
+        return _Event()
+
     def end_waits(self) -> None:
         """Nobody waits for switches any longer."""
         self._ending = True
@@ -142,6 +146,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
                 LOG.warning("there was no store: a new, empty one was made", store=store.name)
             policy, history = store.load()
             access = _access(store, settings, first=token is not None)
+            process.keep_what_there_is()
         except (StoreError, ConfigError, CertificateError) as error:
             raise SystemExit(f"firewall: {error}") from None
         self.core = Core(

@@ -7,7 +7,7 @@ switches have been read back, so that "succeeded" never rests on memory.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
@@ -73,6 +73,9 @@ class SwitchReport:
         return self.sync is not Sync.UNREACHABLE
 
 
+UNKNOWN = SwitchReport()
+
+
 @dataclass(frozen=True)
 class PendingChange:
     """One droplet that a firewall's last change has not reached yet."""
@@ -82,12 +85,21 @@ class PendingChange:
     status: Status
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Asked:
-    """What a droplet still has to see of a firewall's changes: which revision each of its hypervisors must confirm."""
+    """What has to be seen yet of a firewall's changes: which revision which hypervisors must confirm."""
 
-    removing: bool
-    hosts: Mapping[str, int]
+    hosts: dict[str, int] = field(default_factory=dict)  # for the droplets that it has there
+    left: dict[int, dict[str, int]] = field(default_factory=dict)  # ... and for one that it has there no more
+
+
+@dataclass(eq=False)
+class _Waiter:
+    """Somebody who waits for hypervisors to answer; `hosts` are those that have not."""
+
+    revision: int
+    hosts: set[str]
+    wake: Callable[[], None]
 
 
 ALWAYS = 1 << 63
@@ -103,6 +115,7 @@ class Wanted(NamedTuple):
     history: History  # up to the revision that the units are of
     units: dict[UnitKey, Unit]
     cut: int = ALWAYS
+    gone: Set[UnitKey] | None = None  # names; `units` are those that are new or others.  None: they are all there are
 
     @property
     def revision(self) -> int:
@@ -138,9 +151,8 @@ class Progress:
         self.drift: dict[str, deque[Drift]] = {}  # hypervisor -> what others did to its flows, the newest last
         self.totals = Totals()
         self._hosts: dict[str, int] = {}  # hypervisor -> the revision that concerned it last
-        self._firewalls: dict[str, dict[int, _Asked]] = {}  # firewall -> droplet -> what was asked last
-        self._ports: dict[str, int] = {}  # port -> the revision that changed it last
-        self._waiters: list[tuple[int, frozenset[str], Callable[[], None]]] = []
+        self._firewalls: dict[str, _Asked] = {}
+        self._waiters: dict[str, list[_Waiter]] = {}  # by each hypervisor that they wait for
 
     # ---- facts
 
@@ -149,7 +161,6 @@ class Progress:
         self._start = revision
         self._hosts.clear()
         self._firewalls.clear()
-        self._ports.clear()
         self.reports = {dpid: replace(report, confirmed=-1, failed=-1) for dpid, report in self.reports.items()}
 
     def changed(
@@ -161,6 +172,7 @@ class Progress:
         touched: set[str] = set()
         for change in changes:
             touched |= before.touched_firewalls(change) | after.touched_firewalls(change)
+        moved = {change.old.droplet_id for change in changes if isinstance(change.old, Port)}
         for firewall_id in touched:
             if firewall_id not in after.firewalls:
                 self._firewalls.pop(firewall_id, None)
@@ -168,28 +180,31 @@ class Progress:
             old, new = before.firewalls.get(firewall_id), after.firewalls[firewall_id]
             was = before.droplets_behind(old) if old else frozenset()
             now = after.droplets_behind(new)
-            asked = self._firewalls.setdefault(firewall_id, {})
-            for droplet_id in was | now:
-                where = (before.hosts_of(droplet_id) | after.hosts_of(droplet_id)) & hosts
-                if where:
-                    # A hypervisor that has not confirmed an earlier change is still to be waited for.
-                    earlier = asked[droplet_id].hosts if droplet_id in asked else {}
-                    asked[droplet_id] = _Asked(droplet_id not in now, {**earlier, **dict.fromkeys(where, rev)})
-        for host in hosts:
-            for port_id in after.ports_on.get(host, ()):
-                self._ports[port_id] = rev
-        for change in changes:
-            if isinstance(change.old, Port) and change.new is None:
-                self._ports.pop(change.old.id, None)
+            asked = self._firewalls.setdefault(firewall_id, _Asked())
+            where = (before.hosts_of_all(was | now) | after.hosts_of_all(was | now)) & hosts
+            asked.hosts.update(dict.fromkeys(where, rev))
+            for droplet_id in was & (moved | (was - now)):
+                stays = after.hosts_of(droplet_id) if droplet_id in now else frozenset()
+                gone = dict.fromkeys((before.hosts_of(droplet_id) & hosts) - stays, rev)
+                if gone:
+                    asked.left[droplet_id] = {**asked.left.get(droplet_id, {}), **gone}
 
     def reported(self, dpid: str, report: SwitchReport) -> None:
         """A switch said how it stands."""
         self.totals.count(self.report(dpid), report)
         self.reports[dpid] = report
-        ready = [w for w in self._waiters if self.settled(w[0], w[1])]
-        self._waiters = [w for w in self._waiters if w not in ready]
-        for _, _, wake in ready:
-            wake()
+        done = max(report.confirmed, report.failed)
+        for waiter in [one for one in self._waiters.get(dpid, ()) if one.revision <= done]:
+            self._leave(waiter, dpid)
+            if not waiter.hosts:
+                waiter.wake()
+
+    def _leave(self, waiter: _Waiter, dpid: str) -> None:
+        waiter.hosts.discard(dpid)
+        waiting = self._waiters[dpid]
+        waiting.remove(waiter)
+        if not waiting:
+            del self._waiters[dpid]
 
     def forget(self, dpid: str) -> None:
         """A switch that nobody registered is gone."""
@@ -207,7 +222,7 @@ class Progress:
         return all(max(r.confirmed, r.failed) >= revision for r in map(self.report, hosts))
 
     def report(self, dpid: str) -> SwitchReport:
-        return self.reports.get(dpid, SwitchReport())
+        return self.reports.get(dpid, UNKNOWN)
 
     def confirmed(self, dpid: str) -> bool:
         """Whether a hypervisor has confirmed the newest change that concerns it."""
@@ -215,11 +230,13 @@ class Progress:
 
     def when_settled(self, revision: int, hosts: frozenset[str], wake: Callable[[], None]) -> Callable[[], None]:
         """Calls `wake` once the hypervisors have answered; returns what to call to give up."""
-        waiter = (revision, hosts, wake)
-        self._waiters.append(waiter)
+        waiter = _Waiter(revision, {dpid for dpid in hosts if not self.settled(revision, (dpid,))}, wake)
+        for dpid in waiter.hosts:
+            self._waiters.setdefault(dpid, []).append(waiter)
 
         def give_up() -> None:
-            self._waiters = [w for w in self._waiters if w is not waiter]
+            for dpid in list(waiter.hosts):
+                self._leave(waiter, dpid)
 
         return give_up
 
@@ -233,30 +250,30 @@ class Progress:
 
     def owing(self, firewall_ids: Iterable[str]) -> frozenset[str]:
         """The hypervisors that have not confirmed what was last asked of them for these firewalls."""
+        asked = [self._firewalls[one] for one in firewall_ids if one in self._firewalls]
         return frozenset(
             dpid
-            for firewall_id in firewall_ids
-            for asked in self._firewalls.get(firewall_id, {}).values()
-            for dpid, revision in asked.hosts.items()
+            for one in asked
+            for hosts in (one.hosts, *one.left.values())
+            for dpid, revision in hosts.items()
             if self.report(dpid).confirmed < revision
         )
 
     def pending(self, policy: Policy, firewall_id: str) -> tuple[PendingChange, ...]:
         """The droplets that a firewall's last changes have not reached, by droplet id."""
-        asked = self._firewalls.get(firewall_id, {})
+        asked = self._firewalls.get(firewall_id) or _Asked()
         members = policy.droplets_behind(policy.firewalls[firewall_id])
         found = []
-        for droplet_id in sorted(members | asked.keys()):
-            what = asked.get(droplet_id) or _Asked(False, {})
-            hosts = dict(what.hosts)
+        for droplet_id in sorted(members | asked.left.keys()):
+            hosts = dict(asked.left.get(droplet_id, ()))
             for dpid in policy.hosts_of(droplet_id) if droplet_id in members else ():
                 # What was in force before this process started is asked of every switch when it connects.
-                hosts.setdefault(dpid, self._start)
+                hosts[dpid] = asked.hosts.get(dpid, self._start)
             status = self.outcome({dpid: rev for dpid, rev in hosts.items() if self._counts(policy, dpid)})
             if status is not Status.SUCCEEDED:
-                found.append(PendingChange(droplet_id, what.removing, status))
-            elif what.removing:
-                del asked[droplet_id]
+                found.append(PendingChange(droplet_id, droplet_id not in members, status))
+            else:
+                asked.left.pop(droplet_id, None)
         return tuple(found)
 
     def _counts(self, policy: Policy, dpid: str) -> bool:
@@ -293,5 +310,5 @@ class Progress:
         holder = next((p.id for p, n in ports_here(policy, port.hypervisor, report.interfaces) if n == number), port_id)
         if holder != port_id:
             return Status.FAILED, f"switch port {number} belongs to port {holder}", number, name
-        outcome = self.outcome({port.hypervisor: self._ports.get(port_id, self._start)})
+        outcome = self.outcome({port.hypervisor: self._hosts.get(port.hypervisor, self._start)})
         return outcome, report.error if outcome is Status.FAILED else None, number, name

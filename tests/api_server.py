@@ -18,7 +18,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -66,6 +66,9 @@ class Threads:
     def event(self) -> Event:
         return threading.Event()
 
+    def certain(self) -> Event:
+        return threading.Event()
+
     def now(self) -> datetime:
         self._now += timedelta(seconds=1)
         return self._now
@@ -79,9 +82,16 @@ class Memory(MemoryJournal):
         self.policy, self.history = Policy(), beginning()
         self.broken = False
 
-    def commit(self, changes: Iterable[Change], counters: Counters, expected: Point, note: Note | None = None) -> Point:
+    def commit(
+        self,
+        changes: Iterable[Change],
+        counters: Counters,
+        expected: Point,
+        notes: Sequence[Note] = (),
+        revisions: int = 1,
+    ) -> Point:
         self.ping()
-        self.note(note)
+        self.note(notes)
         draft = self.policy.edit()
         for change in changes:
             if change.new is not None:
@@ -89,7 +99,7 @@ class Memory(MemoryJournal):
             else:
                 draft.drop(change.entity)
         draft.counters = counters
-        self.policy, self.history = draft.done(), self.history.after(Point(1, expected.revision + 1))
+        self.policy, self.history = draft.done(), self.history.after(Point(1, expected.revision + revisions))
         return self.history.point
 
     def load(self) -> tuple[Policy, History]:
@@ -388,6 +398,9 @@ def main() -> None:
             return done
 
         def event(self) -> Event:
+            return Waiting()
+
+        def certain(self) -> Event:
             return Waiting()
 
     def soon(answer: Callable[[], None]) -> object:

@@ -28,14 +28,14 @@ class MemoryStore(MemoryJournal):
         self.branches = 0
         self.superseded = []
 
-    def commit(self, changes, counters, expected, note=None):
+    def commit(self, changes, counters, expected, notes=(), revisions=1):
         if self.broken:
             raise StoreError(self.broken)
         if self.lost_answer:
             raise StoreError("the connection broke")
-        self.note(note)
+        self.note(notes)
         self.commits.append((tuple(changes), counters))
-        return Point(expected.timeline, expected.revision + 1)
+        return Point(expected.timeline, expected.revision + revisions)
 
     def load(self):
         if self.broken:
@@ -70,6 +70,9 @@ class ThreadRuntime:
         return work()
 
     def event(self):
+        return threading.Event()
+
+    def certain(self):
         return threading.Event()
 
     def now(self):

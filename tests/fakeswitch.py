@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-from firewall_app.openflow.held import Body, Key
+from firewall_app.openflow.rendering import Body, Key
 
 EXPERIMENTER, SET_CONFIG, FLOW_MOD, MULTIPART, BARRIER, ROLE, BUNDLE, BUNDLE_ADD = 4, 9, 14, 18, 20, 24, 33, 34
 ADD, DELETE_STRICT = 0, 4

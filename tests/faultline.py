@@ -18,12 +18,14 @@ from policies import DPID
 
 from firewall_app.history import beginning
 from firewall_app.openflow import wire
-from firewall_app.openflow.held import Body, Key, fence_of, generation_of, render, turn_of
+from firewall_app.openflow.held import fence_of, generation_of, turn_of
+from firewall_app.openflow.rendering import Body, Key, render
 from firewall_app.openflow.session import Moment, Session, State
 from firewall_app.openflow.wire import RawFlow, decode_flow
 from firewall_app.pipeline import probes
-from firewall_app.pipeline.compile import Rulings, units
+from firewall_app.pipeline.compile import Rulings
 from firewall_app.pipeline.flow import Flow
+from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.probes import Case, Wiring, frame_of
 from firewall_app.pipeline.tracker import ACK, PSH, SYN, Frame, Zone
 from firewall_app.pipeline.unit import Fence, Generation, Turn, Unit, UnitKey
@@ -205,7 +207,14 @@ class Talk:
         self.switch.role = wire.ROLE_EQUAL
         self._late = []
         self.session = Session(
-            DPID, 5, self._plan, self.now, "test", reply_timeout=REPLY_TIMEOUT, audit_interval=AUDIT_INTERVAL
+            DPID,
+            5,
+            self._plan,
+            lambda: self.history,
+            self.now,
+            "test",
+            reply_timeout=REPLY_TIMEOUT,
+            audit_interval=AUDIT_INTERVAL,
         )
         self._exchange([(True, data) for data in self.session.start(self.now)])
 

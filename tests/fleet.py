@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from simfabric import Delivery, Place, SimFabric
 
-from firewall_app.pipeline.compile import Rulings, ports_here, units
+from firewall_app.pipeline.compile import Rulings, ports_here
 from firewall_app.pipeline.diff import Desired, Difference, difference
 from firewall_app.pipeline.flow import Flow, Key
+from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.tables import BY_ID, asks_no_less
 from firewall_app.pipeline.tracker import Frame
 from firewall_app.pipeline.unit import Generation, Unit, UnitKey, next_generation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from firewall_app.policy.errors import NotFound
@@ -21,15 +21,16 @@ class MemoryJournal:
     def ping(self, write: bool = False) -> None:
         """Raises StoreError when the store is to fail."""
 
-    def note(self, note: Note | None) -> None:
-        if note is not None:
+    def note(self, notes: Iterable[Note]) -> None:
+        for note in notes:
             self.record(note.entry)
             if note.key is not None:
                 self.keys[note.key.scope, note.key.key] = note.key.fingerprint, note.made
 
-    def record(self, entry: Entry) -> None:
+    def record(self, *entries: Entry) -> None:
         self.ping()
-        self.log.append(dataclasses.replace(entry, number=len(self.log) + 1))
+        for entry in entries:
+            self.log.append(dataclasses.replace(entry, number=len(self.log) + 1))
 
     def entries(self, wanted: Mapping[str, str], first: int, count: int) -> tuple[list[Entry], int]:
         self.ping()

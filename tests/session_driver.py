@@ -10,7 +10,8 @@ from pathlib import Path
 
 from firewall_app.history import beginning
 from firewall_app.openflow.session import Moment, Plan, Session, State
-from firewall_app.pipeline.compile import Rulings, units
+from firewall_app.pipeline.compile import Rulings
+from firewall_app.pipeline.plan import units
 from firewall_app.policy.policy import Policy
 from firewall_app.progress import Wanted
 
@@ -63,7 +64,9 @@ class Driven:
         self._until(HELLO)
         self._write([struct.pack("!BBHI", version, FEATURES_REQUEST, 8, 2)])
         self._until(FEATURES_REPLY)
-        self.session = Session(dpid, version, plan, moment(), "test", forget_cached=forget_cached, token=token)
+        self.session = Session(
+            dpid, version, plan, lambda: plan({}).history, moment(), "test", forget_cached=forget_cached, token=token
+        )
         self.sent.clear()
         self.feed(self.session.start(moment()))
 

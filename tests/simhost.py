@@ -14,11 +14,12 @@ from functools import lru_cache
 from fakeswitch import FakeSwitch, port_status
 
 from firewall_app.openflow import wire
-from firewall_app.openflow.held import Body, Key
+from firewall_app.openflow.rendering import Body, Key
 from firewall_app.openflow.session import Moment, Session
 from firewall_app.pipeline.flow import Flow
 from firewall_app.pipeline.walker import Bridge
 from firewall_app.service.core import Core
+from firewall_app.service.planning import Planning
 
 EPOCH = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -54,6 +55,7 @@ class SimHost:
         self.core, self.dpid = core, dpid
         self.switch = Switch(ports=dict(ports))
         self.session: Session | None = None
+        self.plan: Planning | None = None
         self.to_controller: deque[bytes] = deque()
         self.seconds = 0.0
 
@@ -65,15 +67,19 @@ class SimHost:
 
     def connect(self) -> None:
         self.to_controller.clear()
-        self.session = Session(
-            self.dpid, 5, lambda interfaces: self.core.units(self.dpid, interfaces), self.now, audit_interval=0
-        )
+        if self.plan is not None:
+            self.core.end_plan(self.plan)
+        self.plan = self.core.plan(self.dpid)
+        self.session = Session(self.dpid, 5, self.plan, lambda: self.core.history, self.now, audit_interval=0)
         self.core.connected(self.dpid, self)
         self._send(self.session.start(self.now))
 
     def disconnect(self) -> None:
         """The switch keeps its flows, and drops a bundle that was not committed; what it said last is lost."""
         self.session = None
+        if self.plan is not None:
+            self.core.end_plan(self.plan)
+            self.plan = None
         self.to_controller.clear()
         self.core.disconnected(self.dpid, self)
 

@@ -66,7 +66,7 @@ def filled(url: str) -> tuple[Policy, History]:
         draft = policy.edit()
         draft.put(Droplet(77))
         note = Note(line(1), Key("ops", "k1", "f", NOW), "77")
-        store.commit(draft.changes, draft.counters, history.point, note)
+        store.commit(draft.changes, draft.counters, history.point, [note])
         store.add_token(Token("t1", "h1", "operator", None, "first", NOW), line(2))
         store.add_token(Token("t2", "h2", "tenant", "acme", "", NOW, revoked_at=NOW), line(3))
         found = store.load()

@@ -22,8 +22,10 @@ from policies import ANYONE, FIREWALL, rule
 from realfleet import Control
 
 from firewall_app.openflow import wire
-from firewall_app.openflow.held import Body, Key, fence_of, generation_of, render, turn_of
-from firewall_app.pipeline.compile import Rulings, units
+from firewall_app.openflow.held import fence_of, generation_of, turn_of
+from firewall_app.openflow.rendering import Body, Key, render
+from firewall_app.pipeline.compile import Rulings
+from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.tables import COOKIE_MASK, MAGIC
 from firewall_app.pipeline.unit import Fence, Generation, Turn
 from firewall_app.policy.model import Droplet, Firewall, Hypervisor, Port, Tag

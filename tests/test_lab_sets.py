@@ -16,8 +16,9 @@ import pytest
 from fleet import Fleet, Site
 from policies import DPID, rule
 
-from firewall_app.pipeline.compile import Rulings, units
+from firewall_app.pipeline.compile import Rulings
 from firewall_app.pipeline.flow import ETH_IP, IP_TCP
+from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.tracker import SYN, Frame
 from firewall_app.policy.decide import Packet, Verdict, decide
 from firewall_app.policy.model import Address, Droplet, Firewall, Hypervisor, Peer, Port, Protocol, address, mac_number

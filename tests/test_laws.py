@@ -12,9 +12,10 @@ from reference import protected
 from strategies import HYPERVISORS, SITE
 from test_meaning import Tale, framed, plugged
 
-from firewall_app.pipeline.compile import Rulings, units
+from firewall_app.pipeline.compile import Rulings
 from firewall_app.pipeline.diff import Desired, difference
 from firewall_app.pipeline.flow import Flow, Key
+from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.unit import Generation
 from firewall_app.policy.decide import Packet, Verdict, decide
 from firewall_app.policy.model import (
@@ -190,7 +191,11 @@ def naive_indexes(policy: Policy) -> dict[str, dict[object, frozenset[object]]]:
         note("ports_of", port.droplet_id, port.id)
         note("ports_on", port.hypervisor, port.id)
         note("slots", port.slot, port.id)
+    for tag in policy.tags.values():
+        note("account_tags", tag.account, (tag.account, tag.name.lower()))
     for firewall in policy.firewalls.values():
+        note("account_firewalls", firewall.account, firewall.id)
+        note("firewalls_named", (firewall.account, firewall.name), firewall.id)
         for number in firewall.droplet_ids:
             note("attached_to_droplet", number, firewall.id)
         for tag in firewall.tags:
@@ -213,7 +218,7 @@ def naive_indexes(policy: Policy) -> dict[str, dict[object, frozenset[object]]]:
 
 INDEXES = (
     "ports_of", "ports_on", "tagged", "attached_to_droplet", "attached_to_tag", "naming_droplet", "naming_tag",
-    "naming_external", "external_with", "slots",
+    "naming_external", "external_with", "slots", "account_tags", "account_firewalls", "firewalls_named",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from test_openflow_session import Talk, without_first_rule
 from firewall_app.history import TIMELINE_BITS
 from firewall_app.openflow import wire
 from firewall_app.openflow.held import FENCE_KEY
+from firewall_app.openflow.rendering import Body
 from firewall_app.pipeline.flow import Note
 from firewall_app.progress import Sync
 
@@ -31,7 +32,7 @@ UNREADABLE = {
 @pytest.mark.parametrize("what", UNREADABLE)
 def test_T173_a_note_that_cannot_be_read_is_a_policy_that_nobody_knows(what):
     switch = Talk().switch
-    switch.flows[FENCE_KEY] = switch.flows[FENCE_KEY]._replace(instructions=UNREADABLE[what])
+    switch.flows[FENCE_KEY] = Body(switch.flows[FENCE_KEY].cookie, UNREADABLE[what])
     held, commits = dict(switch.flows), switch.commits
     talk = Talk(switch, without_first_rule(Talk().policy), revision=5)
     fence = talk.report.fence
@@ -48,7 +49,7 @@ def test_T173_a_note_that_cannot_be_read_is_a_policy_that_nobody_knows(what):
 def test_T173_a_confirmation_of_one_such_note_is_none_of_the_next():
     switch, fences = Talk().switch, []
     for revision in (7, 8):
-        body = switch.flows[FENCE_KEY]._replace(instructions=noted(b"fence2", 1, revision))
+        body = Body(switch.flows[FENCE_KEY].cookie, noted(b"fence2", 1, revision))
         switch.flows[FENCE_KEY] = body
         talk = Talk(switch)
         assert talk.report.sync is Sync.FAILED
@@ -62,7 +63,7 @@ def test_T173_a_confirmation_of_one_such_note_is_none_of_the_next():
 def test_T175_a_note_that_somebody_overwrites_while_we_are_master_is_put_back():
     talk = Talk()
     right = dict(talk.switch.flows)
-    talk.switch.flows[FENCE_KEY] = right[FENCE_KEY]._replace(instructions=UNREADABLE["no actions"])
+    talk.switch.flows[FENCE_KEY] = Body(right[FENCE_KEY].cookie, UNREADABLE["no actions"])
     talk.exchange(talk.session.resync(talk.now))
     assert (talk.report.sync, talk.report.fence, talk.report.repaired_flows) == (Sync.IN_SYNC, None, 1)
     assert talk.switch.flows[FENCE_KEY] == right[FENCE_KEY]

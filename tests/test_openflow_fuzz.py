@@ -19,9 +19,10 @@ from policies import ANYONE, DPID, rule, small, with_inbound
 
 from firewall_app.history import beginning
 from firewall_app.openflow import wire
-from firewall_app.openflow.held import render
+from firewall_app.openflow.rendering import Body, Key, render
 from firewall_app.openflow.session import Moment, Session
-from firewall_app.pipeline.compile import Rulings, units
+from firewall_app.pipeline.compile import Rulings
+from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.tables import COOKIE_MASK, MAGIC, Kind, cookie_parts
 from firewall_app.progress import Sync, Wanted
 
@@ -59,7 +60,7 @@ def conversation() -> tuple[list[bytes], list[bytes]]:
                 answers.append(answer)
                 waiting += session.receive(answer, NOW)
 
-    session = Session(DPID, 5, plan, NOW)
+    session = Session(DPID, 5, plan, lambda: plan({}).history, NOW)
     exchange(session.start(NOW))
     policies.append(with_inbound(policies[0], rule("inbound", "tcp", "443", ANYONE, 7)))
     exchange(session.policy_changed(NOW))
@@ -156,7 +157,9 @@ class Liar:
         self.revision, self.seconds = 0, 0.0
         self.asked: list[bytes] = []  # what the session sent, and has had no answer to yet
         self.meant: list[set] = [set()]
-        self.session = Session(DPID, 5, self.plan, self.now, reply_timeout=30, audit_interval=50)
+        self.session = Session(
+            DPID, 5, self.plan, lambda: beginning(revision=self.revision), self.now, reply_timeout=30, audit_interval=50
+        )
         self.sends(self.session.start(self.now))
 
     @property
@@ -179,13 +182,13 @@ class Liar:
     def _added(self, mod: bytes) -> None:
         cookie, mask, table, command, _, _, priority = struct.unpack_from("!QQBBHHH", mod, 8)
         end = 48 + (struct.unpack_from("!H", mod, 50)[0] + 7) // 8 * 8
-        key = (table, priority, mod[48:end])
+        key = Key(table, priority, mod[48:end])
         held = {entry[0]: entry[1] for entry in self.meant[0]}
         if command == wire.DELETE_STRICT:
             assert (cookie, mask) == (MAGIC << 48, COOKIE_MASK)
             assert key not in held
         elif key in held:
-            assert held[key] == (cookie, mod[end:])
+            assert held[key] == Body(cookie, mod[end:])
         else:
             # Beside the policy there are what numbers the changes, the same on every switch.
             assert cookie_parts(cookie)[0] is Kind.STATIC, (table, priority)

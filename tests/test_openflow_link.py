@@ -17,13 +17,24 @@ from policies import DPID, small, with_inbound
 from firewall_app.history import beginning
 from firewall_app.openflow import link as link_module
 from firewall_app.openflow import wire
-from firewall_app.openflow.held import Body, Key
-from firewall_app.openflow.link import INBOX, Link
+from firewall_app.openflow.link import INBOX, SHORT, Link
 from firewall_app.openflow.listener import Lines
-from firewall_app.pipeline.compile import Rulings, units
+from firewall_app.openflow.rendering import Body, Key
+from firewall_app.pipeline.compile import Rulings
+from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.tables import MAGIC, RULES, Kind, cookie_parts
 from firewall_app.policy.errors import Unreachable
 from firewall_app.progress import Sync, Wanted
+
+
+class Plan:
+    """A plan that is always made anew; one that says that it costs much is asked in another thread."""
+
+    def __init__(self, units) -> None:
+        self._units, self.cost = units, 0
+
+    def __call__(self, interfaces):
+        return self._units(interfaces)
 
 
 class Owner:
@@ -39,10 +50,16 @@ class Owner:
         self.policy, self.revision = small(), 0
         self.reports: list = []
         self.registered = True
-        self.gone = 0
+        self.gone = self.plans_ended = 0
 
     def units(self, dpid, interfaces):
         return Wanted(beginning(revision=self.revision), units(self.policy, dpid, interfaces, Rulings()))
+
+    def plan(self, dpid):
+        return Plan(lambda interfaces: self.units(dpid, interfaces))
+
+    def end_plan(self, plan):
+        self.plans_ended += 1
 
     def drifted(self, dpid, switch, found):
         pass
@@ -195,6 +212,8 @@ def test_a_malformed_message_closes_the_connection(running):
     until(lambda: owner.gone)
     assert datapath.closed
     assert owner.why.startswith("malformed message")
+    assert link._session.flow_count == 0
+    assert not len(link._session._desired)
 
 
 @pytest.mark.parametrize(
@@ -263,9 +282,8 @@ def test_T180_strangers_have_so_many_flows_together_and_who_has_the_most_must_go
     assert len(light.read_flows(10)) == flows, "it goes on"
 
 
-def test_time_passes_though_messages_never_cease(running, monkeypatch):
+def test_time_passes_though_messages_never_cease(running):
     owner, datapath, link = running
-    monkeypatch.setattr(link_module, "TICK", 0.05)
     link._session._asked.timeout = 0.2
     datapath.switch.mute = frozenset({20})
     owner.policy, owner.revision = with_inbound(owner.policy), 1
@@ -288,6 +306,7 @@ def test_a_long_comparison_holds_up_nobody_else(running):
         return plan(dpid, interfaces)
 
     owner.units = long
+    link._plan.cost = SHORT + 1
     owner.policy, owner.revision = with_inbound(owner.policy), 1
     link.policy_changed()
     until(begun.is_set)

@@ -12,8 +12,11 @@ from policies import ANYONE, DPID, FIREWALL, rule, small, with_inbound
 
 from firewall_app.history import beginning
 from firewall_app.openflow import wire
+from firewall_app.openflow.questions import Questions
+from firewall_app.openflow.rendering import Body
 from firewall_app.openflow.session import Decision, Moment, Session
-from firewall_app.pipeline.compile import Rulings, units
+from firewall_app.pipeline.compile import Rulings
+from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.tables import LAYOUT
 from firewall_app.policy.policy import Policy
 from firewall_app.progress import ALWAYS, Sync, Wanted
@@ -31,7 +34,7 @@ class Talk:
         self.policy = policy if policy is not None else small()
         self.history, self.cut = beginning(revision=revision), ALWAYS
         self.seconds = 0.0
-        self.session = Session(DPID, 5, self._plan, self.now, "test", **options)
+        self.session = Session(DPID, 5, self._plan, lambda: self.history, self.now, "test", **options)
         self.exchange(self.session.start(self.now))
 
     def _plan(self, interfaces):
@@ -253,7 +256,9 @@ def test_T109_T115_a_zone_is_flushed_when_its_port_goes_and_when_one_comes_not_w
 
 def test_flows_of_another_layout_are_replaced_and_their_connections_left_alone():
     talk = Talk()
-    old = {key: body._replace(cookie=body.cookie & ~(0xFF << 32) | 1 << 32) for key, body in talk.switch.flows.items()}
+    old = {
+        key: Body(body.cookie & ~(0xFF << 32) | 1 << 32, body.instructions) for key, body in talk.switch.flows.items()
+    }
     talk.switch.flows.clear()
     talk.switch.flows.update(old)
     again = Talk(talk.switch, talk.policy)
@@ -546,3 +551,11 @@ def test_a_dump_in_many_parts_is_compared_whole():
     again = Talk(talk.switch, talk.policy)
     assert again.report.sync is Sync.IN_SYNC
     assert talk.switch.commits == 1
+
+
+def test_numbers_taken_at_once_are_those_taken_one_by_one():
+    one, other = Questions(1), Questions(1)
+    for questions in (one, other):
+        questions._xid = 0xFFFFFFFD  # the highest number is three away
+    assert one.next_xids(5) == [other.next_xid() for _ in range(5)]
+    assert one.next_xid() == other.next_xid()

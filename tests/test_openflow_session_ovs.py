@@ -15,10 +15,11 @@ from policies import ANYONE, DPID, FIREWALL, rule, small, with_inbound
 from session_driver import Driven, PolicyPlan, moment
 
 from firewall_app.history import History, Point, beginning
-from firewall_app.openflow import held, wire
 from firewall_app.openflow import session as session_module
-from firewall_app.pipeline.compile import units
+from firewall_app.openflow import wire
+from firewall_app.openflow.rendering import Body, Key, render
 from firewall_app.pipeline.flow import Flow, Resubmit, match
+from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.tables import RULES, Kind, cookie
 from firewall_app.pipeline.unit import TURNS, Fence, Generation
 from firewall_app.policy.policy import Policy
@@ -267,13 +268,12 @@ def test_a_refused_flow_leaves_the_switch_as_it_was_and_says_which(ovs, bridge, 
 
     # resubmit(,t,ct) without a ct_state match is refused by OvS when it is added
     bad = Flow(RULES.id, 1000, match(reg5=77), (Resubmit(35, ct=True),), cookie(Kind.RULE, 99))
-    render = held.render
 
     def with_a_bad_one(unit):
-        pairs = render(unit)
+        pairs = list(render(unit))
         if getattr(unit, "rule_id", None) == 9:
-            key = held.Key(bad.table, bad.priority, wire.encode_match(bad.match))
-            pairs.append((key, held.Body(bad.cookie, wire.encode_instructions(bad.actions))))
+            key = Key(bad.table, bad.priority, wire.encode_match(bad.match))
+            pairs.append((key, Body(bad.cookie, wire.encode_instructions(bad.actions))))
         return pairs
 
     monkeypatch.setattr(driven.session._desired, "_render", with_a_bad_one)

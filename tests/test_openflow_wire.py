@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ryu.ofproto import ofproto_parser, ofproto_protocol
 
 from firewall_app.openflow import oxm, wire
+from firewall_app.openflow.rendering import Body, Key
 from firewall_app.pipeline.flow import (
     A_FRAGMENT,
     CT_NEW,
@@ -242,6 +243,30 @@ def test_a_message_past_64_kib_is_refused_with_its_size() -> None:
         wire.bundle_add(wire.OF13, 1, fits + bytes(24))
     with pytest.raises(ValueError, match="a message of 65568 bytes"):
         wire.flow_mod(wire.OF13, 1, Flow(0, 1, match(), (Output(1),) * 4094))
+
+
+@VERSIONS
+@given(told=st.lists(flows(), max_size=4), first=st.integers(0, 0xFFFFFFF0), bundle_id=st.integers(0, 0xFFFFFFFF))
+def test_flows_added_in_bulk_are_the_messages_made_one_by_one(version, told, first, bundle_id) -> None:
+    xids = range(first, first + len(told))
+    pairs = [
+        (
+            Key(flow.table, flow.priority, wire.encode_match(flow.match)),
+            Body(flow.cookie, wire.encode_instructions(flow.actions)),
+        )
+        for flow in told
+    ]
+    one_by_one = [
+        wire.bundle_add(version, bundle_id, wire.flow_mod(version, xid, flow))
+        for xid, flow in zip(xids, told, strict=True)
+    ]
+    assert list(wire.bundle_adds(version, bundle_id, xids, pairs)) == one_by_one
+
+
+def test_a_flow_past_64_kib_is_refused_in_bulk_too() -> None:
+    body = Body(1, wire.encode_instructions((Output(1),) * 4090))
+    with pytest.raises(ValueError, match="a message of 65544 bytes"):
+        list(wire.bundle_adds(wire.OF13, 1, [1], [(Key(0, 1, wire.encode_match(match())), body + bytes(16))]))
 
 
 # --------------------------------------------------------------------------------------------- as Ryu reads it

@@ -21,9 +21,10 @@ from policies import DPID, small
 
 from firewall_app.openflow import wire
 from firewall_app.pipeline import counts, counts_page
-from firewall_app.pipeline.compile import Rulings, peer_networks, ports_here, units
-from firewall_app.pipeline.flow import Resubmit
-from firewall_app.pipeline.tables import BY_ID, RULES
+from firewall_app.pipeline.compile import Rulings, peer_networks, ports_here
+from firewall_app.pipeline.flow import Flow, Resubmit
+from firewall_app.pipeline.plan import units
+from firewall_app.pipeline.tables import BY_ID, PEERS, RULES
 from firewall_app.pipeline.unit import AddressSet, FirewallSets, Flood, Generation, PortFirewalls, Unit
 from firewall_app.policy.errors import Invalid
 from firewall_app.policy.model import Direction, Firewall, Hypervisor, Peer, PortRange, Protocol, Rule, Tag
@@ -61,9 +62,16 @@ def by_table(found: Mapping[counts.Part, int]) -> Counter[str]:
     return tables
 
 
+def flows_of(made: Iterable[Unit]) -> list[Flow]:
+    """What units render to; an address that several ports lend to one set is one flow."""
+    flows = [flow for unit in made for flow in unit.flows()]
+    lent = {flow.key: flow for flow in flows if flow.table == PEERS.id}
+    return [flow for flow in flows if flow.table != PEERS.id] + list(lent.values())
+
+
 def doubles(made: Iterable[Unit]) -> tuple[Counter[str], int]:
     """How many flows the units render to, table by table; and how many are of a match that another unit wants too."""
-    flows = [flow for unit in made for flow in unit.flows()]
+    flows = flows_of(made)
     twice = [key for key, count in Counter(flow.key for flow in flows).items() for _ in range(count - 1)]
     assert {key.table for key in twice} <= {RULES.id}
     return Counter(BY_ID[flow.table].name for flow in flows), len(twice)
@@ -125,7 +133,7 @@ def test_the_formula_is_what_is_compiled(policy: Policy, rulings: Rulings, dpid:
 @given(policy=our.policies(), dpid=st.sampled_from(our.HYPERVISORS))
 def test_flows_of_rules_are_those_of_the_tables_of_rules_and_the_counted_drops(policy: Policy, dpid: str) -> None:
     found = counts.parts(policy, dpid, our.SITE.interfaces[dpid], Rulings())
-    flows = [flow for u in compiled(policy, dpid, our.SITE.interfaces[dpid], Rulings()) for flow in u.flows()]
+    flows = flows_of(compiled(policy, dpid, our.SITE.interfaces[dpid], Rulings()))
     of_rules = [f for f in flows if BY_ID[f.table].name in {"c3", "c3s", "c3p", "c3r"} and f.priority]
     of_rules += [f for f in flows if BY_ID[f.table].name == "c4" and f.priority == 130]
     assert counts.total(found, of_rules=True) == len(of_rules)

@@ -14,7 +14,7 @@ from ovs_dummy import DummyOvs
 from representative import HERE, SITE, representative
 
 from firewall_app.pipeline import reserved
-from firewall_app.pipeline.compile import Rulings, units
+from firewall_app.pipeline.compile import Rulings
 from firewall_app.pipeline.flow import (
     CT_EST,
     CT_INV,
@@ -42,6 +42,7 @@ from firewall_app.pipeline.flow import (
     texts,
 )
 from firewall_app.pipeline.parse import ETH_RARP, Unreadable, parse_dump, parse_flow
+from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.unit import Generation
 from firewall_app.policy.policy import Policy
 

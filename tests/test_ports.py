@@ -22,9 +22,10 @@ from simhost import SimHost
 from strategies import frame_of
 
 from firewall_app.openflow import wire
-from firewall_app.openflow.held import render
+from firewall_app.openflow.rendering import render
 from firewall_app.openflow.session import FENCE, GENERATION, TURN
-from firewall_app.pipeline.compile import ports_here, units
+from firewall_app.pipeline.compile import ports_here
+from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.tracker import Frame
 from firewall_app.pipeline.unit import PortGuards
 from firewall_app.policy import policy as policy_module
@@ -452,6 +453,16 @@ def test_a_droplet_that_moves_and_comes_back_takes_no_connection_along(world):
         assert connect_out(world, "p1")
     assert world.hosts[A].switch.bridge.connections(first) == 0
     assert world.core.policy.ports["p1"].slot != first, "slots rest"
+
+
+def test_a_port_that_is_plugged_while_a_change_is_under_way_is_no_repair_of_the_audit_after(world):
+    host = world.hosts[A]
+    host.unplug(2)
+    host.plug(4, "tap1")
+    world.core.switch(A).resync()
+    world.settle()
+    assert world.core.progress.report(A).repaired_flows == 0
+    world.check()
 
 
 def test_T109_a_slot_that_changed_hands_while_the_switch_was_away_is_emptied(world, monkeypatch):

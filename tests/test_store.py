@@ -47,6 +47,7 @@ from firewall_app.policy.model import (
 from firewall_app.policy.policy import Draft, Policy
 from firewall_app.records import Token
 from firewall_app.store import Store, database, schema
+from firewall_app.store.upgrade import versions
 
 if TYPE_CHECKING:
     from postgresql import Server
@@ -575,6 +576,7 @@ def test_the_migrations_make_the_tables_that_the_code_uses(url: str) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, schema.metadata) == []
+        assert context.get_current_heads() == (schema.VERSION,) == tuple(versions()[:1])
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from sqlalchemy import NullPool, create_engine, text
 from test_settings import conf
 
 from firewall_app import zones
-from firewall_app.pipeline.compile import units
+from firewall_app.pipeline.plan import units
 from firewall_app.policy.model import Droplet, Hypervisor, Port
 from firewall_app.remote import read
 from firewall_app.settings import Settings

@@ -19,6 +19,7 @@ from ryu.ofproto import ofproto_parser
 
 from .. import logs
 from . import wire
+from .echo import ECHOES
 from .listener import TOLD, Connection, Listener
 
 LOG = logs.get(__name__)
@@ -62,8 +63,13 @@ def _receive(original: Callable[..., Any]) -> Callable[..., Any]:
             lies = version not in (wire.OF13, wire.OF14) or int.from_bytes(data[2:4], "big") != len(data)
             if kind in _OURS or lies:
                 link.received(bytes(data))
-            if lies or kind not in (ECHO_REQUEST, ECHO_REPLY):
+            if lies:
                 return None
+            if kind == ECHO_REQUEST:
+                datapath.send(wire.echo_reply(version, xid, bytes(data[8:])))
+            elif kind == ECHO_REPLY:
+                datapath.acknowledge_echo_reply(xid)
+            return None
         if datapath.state == DEAD_DISPATCHER:
             return None
         try:
@@ -140,6 +146,11 @@ def _is_news(record: logging.LogRecord) -> bool:
     return TOLD.news(str(what[-1][0]), record.msg, *map(str, what[:-1]))
 
 
+def _asked_for_echoes(datapath: Any) -> None:
+    """A method of Ryu's datapaths: all of them share one thread that asks."""
+    ECHOES.enter(datapath)
+
+
 def install() -> None:
     """Makes the changes; once."""
     if isinstance(controller.StreamServer, partial):
@@ -150,6 +161,7 @@ def install() -> None:
     controller.datapath_connection_factory = _handler(controller.datapath_connection_factory)
     ofproto_parser.msg = _receive(ofproto_parser.msg)
     controller.Datapath.serve = _serve(controller.Datapath.serve)
+    controller.Datapath._echo_request_loop = _asked_for_echoes
     # Ryu sends no echo requests unless told to, and so never notices a switch that is gone without a word.
     cfg.CONF.set_default("echo_request_interval", 5.0)
     cfg.CONF.set_default("maximum_unreplied_echo_requests", 3)

@@ -12,21 +12,9 @@ from typing import NamedTuple
 from ..history import TIMELINE_BITS, Point
 from ..pipeline.flow import CT_EST, CT_TRK, Flow, match
 from ..pipeline.tables import BY_ID, DISPATCH, MAGIC, STATE, Kind, asks_no_less, cookie_parts
-from ..pipeline.unit import TURNS, Fence, PickUp, Turn, Unit
+from ..pipeline.unit import TURNS, Fence, PickUp, Turn
 from . import wire
-
-
-class Key(NamedTuple):
-    """What OpenFlow calls identical, in bytes."""
-
-    table: int
-    priority: int
-    match: bytes
-
-
-class Body(NamedTuple):
-    cookie: int
-    instructions: bytes
+from .rendering import Body, Key, render
 
 
 class Owner(NamedTuple):
@@ -46,14 +34,26 @@ def goes_by_itself(key: Key, body: Body) -> bool:
     return parts is not None and parts[0] is Kind.PICKUP and (key, body) in render(PickUp(parts[1]))
 
 
-def render(unit: Unit | PickUp) -> list[tuple[Key, Body]]:
-    return [
-        (
-            Key(flow.table, flow.priority, wire.encode_match(flow.match)),
-            Body(flow.cookie, wire.encode_instructions(flow.actions)),
-        )
-        for flow in unit.flows()
-    ]
+Foreign = dict[tuple[int, int, int, bytes], wire.RawFlow]  # by cookie, table, priority and match
+
+
+def held_in(flows: Iterable[wire.RawFlow]) -> tuple[dict[Key, Body], Foreign]:
+    """Of what was read back: our flows, and those of others in our tables; what goes by itself is neither."""
+    held: dict[Key, Body] = {}
+    foreign: Foreign = {}
+    for flow in flows:
+        table, priority, cookie, match, instructions, *_ = flow
+        if cookie >> 48 != MAGIC:
+            if table in BY_ID:
+                foreign[cookie, table, priority, match] = flow
+            continue
+        key, body = Key(table, priority, match), Body(cookie, instructions)
+        if cookie >> 40 != _PICKED_UP or not goes_by_itself(key, body):
+            held[key] = body
+    return held, foreign
+
+
+_PICKED_UP = MAGIC << 8 | Kind.PICKUP
 
 
 def owners_of(flows: Iterable[wire.RawFlow]) -> frozenset[Owner]:

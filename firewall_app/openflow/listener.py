@@ -30,6 +30,7 @@ IDENTIFY = 10.0  # seconds from accept to the end of the handshake of OpenFlow, 
 STRANGERS = 1024  # connections at once that have not said who they are
 PATIENCE = 3.0  # seconds that a stranger keeps its place when others want it; a storm of honest ones needs less
 LOOK = 1.0  # seconds between two looks at the strangers, and at the files of TLS
+AT_ONCE = 32 << 10  # bytes read from a switch at least: Ryu asks for a header, and then for the rest
 AGAIN = 3600.0  # seconds until the same is said again of the same stranger
 MINUTE = 60.0
 _RETRY_ACCEPT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED}
@@ -124,6 +125,7 @@ class Connection:
 
     def __init__(self, sock: Any, address: Any) -> None:
         self._socket = sock
+        self._patience: float | None = None  # seconds that sending may take
         self.host: str = address[0]
         self.since = time.monotonic()
         self.identity: Identity | None = None  # of a peer that showed a certificate
@@ -141,11 +143,14 @@ class Connection:
         self._socket.setsockopt(*option)
 
     def settimeout(self, seconds: float) -> None:
-        self._socket.settimeout(seconds)
+        """For sending alone: who waits to be told something waits as long as the connection lasts (`echo.py`)."""
+        self._patience = seconds
+        self._socket.settimeout(None)
 
     def recv(self, size: int) -> bytes:
+        """Whatever has come; Ryu takes more than it asked for."""
         try:
-            data: bytes = self._socket.recv(size)
+            data: bytes = self._socket.recv(max(size, AT_ONCE))
         except TimeoutError:
             raise
         except ssl.SSLError as error:
@@ -159,11 +164,14 @@ class Connection:
         return data
 
     def sendall(self, data: bytes) -> None:
+        self._socket.settimeout(self._patience)
         try:
             self._socket.sendall(data)
         except OSError as error:
             self.ends(f"the connection broke: {error.strerror or error}")
             raise
+        finally:
+            self._socket.settimeout(None)
 
     def ends(self, why: str) -> None:
         """The first reason is the one: what comes later comes of it."""

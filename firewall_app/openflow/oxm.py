@@ -149,9 +149,24 @@ _PADS = tuple(bytes(-n % 8) for n in range(8))
 
 def encode_match(what: Match) -> bytes:
     """The whole ofp_match, its padding included."""
-    body = b"".join(map(_term, what.terms))
-    size = 4 + len(body)
-    return _HH.pack(1, size) + body + _PADS[size & 7]
+    return join_fields(b"".join(map(_term, what.terms)))
+
+
+def encode_field(name: str, value: int, mask: int | None = None) -> bytes:
+    """One field of a match; nothing when it matches everything.
+
+    For the fields that rules are made of; that a match needs it, and has it in its place, is the caller's business.
+    """
+    header, size = _PLAIN[name]
+    if mask is None or mask == (1 << 8 * size) - 1:
+        return header + value.to_bytes(size, "big")
+    return _MASKED[name][0] + value.to_bytes(size, "big") + mask.to_bytes(size, "big") if mask else b""
+
+
+def join_fields(fields: bytes) -> bytes:
+    """The whole ofp_match of fields in their order."""
+    size = 4 + len(fields)
+    return _HH.pack(1, size) + fields + _PADS[size & 7]
 
 
 def decode_match(data: bytes) -> Match:

@@ -39,6 +39,11 @@ class Questions:
         self._xid = FIRST_XID | (self._xid + 1) & 0x7FFFFFFF
         return self._xid
 
+    def next_xids(self, count: int) -> list[int]:
+        """So many at once."""
+        first, self._xid = self._xid + 1, FIRST_XID | (self._xid + count) & 0x7FFFFFFF
+        return [FIRST_XID | xid & 0x7FFFFFFF for xid in range(first, first + count)]
+
     def ask(self, what: str, now: float) -> int:
         """The xid for a question that must be answered."""
         xid = self.next_xid()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from firewall_app.pipeline.flow import Flow
@@ -308,25 +309,26 @@ def _port(data: bytes, offset: int, version: int) -> tuple[PortInfo, int]:
 _FLOW_STATS = struct.Struct("!HBxIIH10xQQQHH")  # up to and with the header of its match
 
 
+_raw_flow: Callable[[tuple[int | bytes, ...]], RawFlow] = partial(tuple.__new__, RawFlow)
+
+
 def _flows(data: bytes) -> tuple[RawFlow, ...]:
-    flows, offset, end = [], 16, len(data)
-    unpack = _FLOW_STATS.unpack_from
+    flows: list[RawFlow] = []
+    offset, end = 16, len(data)
+    unpack, make, keep = _FLOW_STATS.unpack_from, _raw_flow, flows.append
     while offset < end:
         if end - offset < 56:
             raise DecodeError(f"a flow of {end - offset} bytes")
         size, table, seconds, nanos, priority, cookie, packets, octets, kind, match = unpack(data, offset)
-        middle = offset + 48 + (match + 7 & ~7)
+        begin = offset + 48
+        middle = begin + (match + 7 & ~7)
         following = offset + size
         if size < 56 or following > end:
             raise DecodeError(f"a flow says {size} bytes, {end - offset} are left")
         if kind != 1 or match < 4 or middle > following:
             raise DecodeError(f"a flow's match is of type {kind} and {match} bytes, {size - 48} are left")
-        flows.append(
-            RawFlow(
-                *(table, priority, cookie, data[offset + 48 : middle], data[middle:following]),
-                *(packets, octets, seconds * 1_000_000_000 + nanos),
-            )
-        )
+        instructions, age = data[middle:following], seconds * 1_000_000_000 + nanos
+        keep(make((table, priority, cookie, data[begin:middle], instructions, packets, octets, age)))
         offset = following
     return tuple(flows)
 

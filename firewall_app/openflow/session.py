@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum, auto
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from ..history import History, Point
 from ..pipeline.diff import Desired, Difference, difference
@@ -41,23 +42,22 @@ from ..progress import Drift, SwitchReport, Sync, Wanted
 from . import wire
 from .held import (
     FENCE_KEY,
-    Body,
-    Key,
+    Foreign,
     Owner,
     asks_for_no_less,
     fence_of,
     generation_of,
-    goes_by_itself,
+    held_in,
     is_ours,
     is_unread,
     judges,
     owners_of,
-    render,
     slots_of,
     text_of,
     turn_of,
 )
 from .questions import ROLE, Questions
+from .rendering import Body, Key, render
 
 LAST_THAT_REMEMBERS = (3, 1)  # the newest release of which it is known (docs/decisions/0017)
 OLDEST = (2, 8)  # the first Open vSwitch with resubmit(,table,ct)
@@ -102,10 +102,12 @@ class Session:
     """The conversation with one connected switch."""
 
     def __init__(  # noqa: PLR0915 - one line for each thing that is known of a switch
-        self, dpid: str, version: int, plan: Plan, now: Moment, address: str | None = None, *,
+        self, dpid: str, version: int, plan: Plan, history: Callable[[], History], now: Moment,
+        address: str | None = None, *,
         reply_timeout: float = 30, audit_interval: float = 300, pickup_grace: int = 0,
-        forget_cached: bool | None = None, token: int | None = 1, history: Callable[[], History] | None = None,
+        forget_cached: bool | None = None, token: int | None = 1,
     ) -> None:  # fmt: skip
+        """`history`: of the policy in force, without what a plan costs."""
         self.dpid = dpid
         self.token = token  # of the lease, with which we ask for the master role; None: we stand by
         self.dead: str | None = None
@@ -119,7 +121,7 @@ class Session:
         )
         self._version = version
         self._plan = plan
-        self._history = history or (lambda: plan(self._interfaces).history)
+        self._history = history
         self._audit_interval = audit_interval
         self._pickup_grace = pickup_grace
         self._forget_cached = forget_cached  # None: by the switch's version
@@ -140,6 +142,7 @@ class Session:
         self._actual: dict[Key, Body] = {}
         self._desired: Desired[Key, Body] = Desired(render)
         self._look_at: set[Key] | None = None  # keys that may differ; None: all
+        self._owners_meant: frozenset[Owner] = frozenset()  # whose zones should be in use
         self._owners: frozenset[Owner] = frozenset()  # whose zones are in use on the switch
         self._keep_flows = False
         self._auditing = False  # comparing with a fresh reading of a switch that was in step
@@ -180,9 +183,19 @@ class Session:
         return len(self._reading) + len(self._actual)
 
     @property
+    def to_compare(self) -> int:
+        """How many flows the next comparison looks at, beside those that the plan changes."""
+        return len(self._reading) + (len(self._desired) if self._look_at is None else len(self._look_at))
+
+    @property
     def counting(self) -> bool:
         """Whether counters were asked for, and the switch has not told all of them."""
         return self._asked.counting is not None
+
+    def let_go(self) -> None:
+        """The switch is gone: what was known of its flows is freed now, and not when a cycle of garbage is found."""
+        self._actual, self._desired, self._reading, self.flows_read = {}, Desired(render), [], ()
+        self._in_bundle, self._added, self._look_at = None, {}, None
 
     # ---- events
 
@@ -220,8 +233,19 @@ class Session:
         self._asked.counting, self._counters, self.counted = self._asked.next_xid(), {}, None
         return [wire.flow_stats_request(self._version, self._asked.counting, cookie(Kind.RULE), KIND_MASK, RULES.id)]
 
+    @property
+    def due(self) -> float | None:
+        """When `tick` has something to do, in seconds; None: not before something else happens."""
+        times = [self._asked.deadline]
+        if self._state is State.IDLE:
+            times.append(self._retry_at)
+        if self.token is not None and not self._lost_role:
+            times.append(self._drift_at + DRIFT_PAUSE if self._drifted else None)
+            times.append(self._audit_at if self._state is State.IDLE and self._audit_interval else None)
+        return min((time for time in times if time is not None), default=None)
+
     def tick(self, now: Moment) -> list[bytes]:
-        """Time has passed; call every second or so."""
+        """Time has passed; call when it is `due`, or more often."""
         if self._asked.deadline is not None and now.seconds > self._asked.deadline:
             asked = ", ".join(sorted(set(self._asked.open.values())))
             self.dead = f"no answer to {asked} within {self._asked.timeout:g} s"
@@ -233,8 +257,6 @@ class Session:
             return []  # what a switch holds is the active controller's to look after
         elif self._drifted:
             return self._on_drift(now)
-        elif self.behind:
-            return self._compare(now)
         elif self._state is State.IDLE and self._audit_interval and now.seconds >= self._audit_at:
             return self._read(now, everything=False)
         return []
@@ -354,13 +376,15 @@ class Session:
         if not self._flows_asked:
             self._state = State.IDLE
             return self._compare(now)
-        self._audit_at = now.seconds + self._audit_interval
-        found, self._reading = [flow for flow in self._reading if is_ours(flow) or flow.table in BY_ID], []
+        # Those that connected together are not audited together: the first audit of each comes a little sooner.
+        share = crc32(self.dpid.encode()) / 2**33 if self.reads == 0 else 0
+        self._audit_at = now.seconds + self._audit_interval * (1 - share)
+        found, self._reading = self._reading, []
         self.reads += 1
-        self.flows_read, self._keep_flows = tuple(found) if self._keep_flows else (), False
-        read = {Key(f.table, f.priority, f.match): Body(f.cookie, f.instructions) for f in found if is_ours(f)}
-        self._actual = {key: body for key, body in read.items() if not goes_by_itself(key, body)}
-        self._look_at_foreign({(f.cookie, f.table, f.priority, f.match): f for f in found if not is_ours(f)}, now)
+        self.flows_read = tuple(f for f in found if is_ours(f) or f.table in BY_ID) if self._keep_flows else ()
+        self._keep_flows = False
+        self._actual, foreign = held_in(found)
+        self._look_at_foreign(foreign, now)
         self._auditing = self.reads > 1
         self._look_at = None
         # What we knew stays known: a flow that someone deleted by hand takes no connection out of its zone.
@@ -368,7 +392,7 @@ class Session:
         self._state = State.IDLE
         return self._compare(now)
 
-    def _look_at_foreign(self, flows: dict[tuple[int, int, int, bytes], wire.RawFlow], now: Moment) -> None:
+    def _look_at_foreign(self, flows: Foreign, now: Moment) -> None:
         """What others have in our tables is theirs, and left alone; that it is there is told, once."""
         new = [flow for name, flow in flows.items() if name not in self._foreign]
         self._foreign = frozenset(flows)
@@ -408,8 +432,8 @@ class Session:
         if self.token is None:
             return self._ask_role(now) + self._answered(message.xid, now)
         xid = self._ask("its fence", now)
-        table, _, fence = FENCE_KEY
-        out = [wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK, table, fence)]
+        fence = FENCE_KEY
+        out = [wire.flow_stats_request(self._version, xid, MAGIC << 48, COOKIE_MASK, fence.table, fence.match)]
         return out + self._answered(message.xid, now)
 
     def _take_over(self, now: Moment) -> list[bytes]:
@@ -516,8 +540,7 @@ class Session:
             )
         if self.token is None or self._lost_role:
             return self._read(now, everything=False) if self._resync or self._keep_flows else []
-        history, units, cut = self._plan(self._interfaces)
-        revision = history.revision
+        history, cut, moved = self._follow()
         if self._confirmed_at is not None and not history.knows(self._confirmed_at):
             # The store has become another one: what its revisions were says nothing of what they are.
             self.report, self._confirmed_at = replace(self.report, confirmed=-1), None
@@ -532,6 +555,11 @@ class Session:
             return self._read(now, everything=True)  # and become its master again
         if not self._master:
             return self._read(now, everything=True)
+        return self._follow_up(history, cut, held or history.point, moved, now)
+
+    def _follow_up(self, history: History, cut: int, noted: Point, moved: set[Key], now: Moment) -> list[bytes]:
+        """Sends what differs.  `noted`: the point that the switch has a note of; see `_follow` for the others."""
+        revision = history.revision
         generation = self._desired.unit(GENERATION)
         fresh = not self._actual and not isinstance(generation, Generation)  # no connection has our generation yet
         if not isinstance(generation, Generation):
@@ -539,11 +567,10 @@ class Session:
         turn = self._desired.unit(TURN)
         if not isinstance(turn, Turn):
             turn = Turn(turn_of(self._actual))
-        wanted: dict[UnitKey, Unit] = {**units, GENERATION: generation}
+        marks: dict[UnitKey, Unit] = {GENERATION: generation, FENCE: Fence(*noted)}
         if self._forget_cached:
-            wanted[TURN] = turn
-        wanted[FENCE] = Fence(*(held or history.point))
-        touched = self._desired.update(wanted)
+            marks[TURN] = turn
+        touched = self._desired.change(marks)
         looked = None if self._look_at is None else self._look_at | touched
         changes = difference(self._desired, self._actual, looked)
         # After a reading one cannot know what was there before: what someone took away may have admitted a connection.
@@ -551,29 +578,50 @@ class Session:
         wrong = changes
         # Every change since the last confirmed one asked to leave live connections alone.
         kept = cut <= self.report.confirmed < revision
+        marks = {}
         if unknown or (not kept and changes.takes_away(judges, asks_for_no_less)):
-            touched |= self._desired.put(GENERATION, Generation(next_generation(generation.number)))
+            marks[GENERATION] = Generation(next_generation(generation.number))
         if changes and self._forget_cached:
-            touched |= self._desired.put(TURN, Turn((turn.number + 1) % TURNS))
+            marks[TURN] = Turn((turn.number + 1) % TURNS)
         if changes:
-            touched |= self._desired.put(FENCE, Fence(*history.point))
-        changes = difference(self._desired, self._actual, None if looked is None else looked | touched)
+            marks[FENCE] = Fence(*history.point)
+            touched = self._desired.change(marks)
+            changes = changes.without(touched) + difference(self._desired, self._actual, touched)
+        if self._look_at is None:
+            self._actual = self._desired.known(self._actual)
         self._look_at = set()
-        owners = frozenset(
-            Owner(unit.slot, mac_number(unit.mac))
-            for unit in units.values()
-            if isinstance(unit, PortProtection) and unit.tracked
-        )
+        owners = self._owners_meant
         self.report = replace(self.report, interfaces=dict(self._interfaces))
         if not changes:
             self._owners = owners
             return self._confirm(history.point, now, changes)
-        # The same revision once more, and yet there is something to do: someone else has changed the switch.
+        # The same revision once more, and yet there is something to do that ports are not the reason of: someone else
+        # has changed the switch.
         self._repairing = ()
         if self._auditing and revision == self.report.confirmed:
+            wrong = wrong.without(moved)
             self._repairing = self._told(wrong, now)
             self._repaired = len(wrong.delete) + len(wrong.put)
         return self._send(changes, history.point, owners, now)
+
+    def _follow(self) -> tuple[History, int, set[Key]]:
+        """What is meant becomes that of the newest policy and of the ports that there are.
+
+        Returns whose policy it is, what cuts live connections, and the keys that another flow may be meant for now.
+        """
+        history, units, cut, gone = self._plan(self._interfaces)
+        if gone is None:  # those are all there are
+            gone = self._desired.units.keys() - units.keys() - {GENERATION, TURN, FENCE}
+        touched = self._desired.change(units, gone)
+        if self._look_at is not None:
+            self._look_at |= touched
+        if any(name[0] == "protection" for names in (units, gone) for name in names):
+            self._owners_meant = frozenset(
+                Owner(unit.slot, mac_number(unit.mac))
+                for unit in self._desired.units.values()
+                if isinstance(unit, PortProtection) and unit.tracked
+            )
+        return history, cut, touched
 
     def _fenced(self, held: Point, ours: Point, now: Moment) -> list[bytes]:
         """Somebody has given the switch a policy that ours does not descend from: it is left as it is."""
@@ -629,8 +677,9 @@ class Session:
         out.append(wire.bundle_open(version, self._asked.next_xid(), self._bundle))
         for key in changes.delete:
             out.append(self._add(wire.DELETE_STRICT, key, None))
-        for key, body in changes.put:
-            out.append(self._add(wire.ADD, key, body))
+        xids = self._asked.next_xids(len(changes.put))
+        self._added.update(zip(xids, (key for key, _ in changes.put), strict=True))
+        out += wire.bundle_adds(version, self._bundle, xids, changes.put)
         for slot in new if self._pickup_grace else ():
             out += [self._add(wire.ADD, key, body, self._pickup_grace) for key, body in render(PickUp(slot))]
         out.append(wire.barrier(version, self._ask("a bundle", now)))

@@ -8,6 +8,7 @@ whoever speaks to a switch imports this module alone.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Iterator
 
 from firewall_app.pipeline.flow import Flow
 
@@ -58,8 +59,8 @@ __all__ = [
     "BarrierReply", "BundleReply", "ConfigReply", "DecodeError", "DescReply", "EchoReply", "Error",
     "FlowMonitorReply", "FlowStatsReply", "FlowUpdate",
     "Message", "Other", "PortDescReply", "PortInfo", "PortStatus", "RawFlow", "RoleReply", "RoleStatus",
-    "barrier", "bundle_add", "bundle_commit", "bundle_discard", "bundle_open", "ct_flush_zone", "decode",
-    "decode_flow", "decode_instructions", "decode_match", "desc_request", "echo_request",
+    "barrier", "bundle_add", "bundle_adds", "bundle_commit", "bundle_discard", "bundle_open", "ct_flush_zone", "decode",
+    "decode_flow", "decode_instructions", "decode_match", "desc_request", "echo_reply", "echo_request",
     "encode_instructions", "encode_match", "flow_mod", "flow_monitor_request", "flow_stats_request", "get_config",
     "port_desc_request", "raw_flow_mod", "role_request", "set_config",
 ]  # fmt: skip
@@ -69,7 +70,7 @@ ROLE_NO_CHANGE, ROLE_EQUAL, ROLE_MASTER, ROLE_SLAVE = 0, 1, 2, 3
 NO_GENERATION = 0xFFFFFFFFFFFFFFFF  # what a switch tells that was never asked for a role
 ALL_TABLES = 255
 
-_ECHO_REQUEST, _EXPERIMENTER, _GET_CONFIG_REQUEST, _SET_CONFIG, _FLOW_MOD = 2, 4, 7, 9, 14
+_ECHO_REQUEST, _ECHO_REPLY, _EXPERIMENTER, _GET_CONFIG_REQUEST, _SET_CONFIG, _FLOW_MOD = 2, 3, 4, 7, 9, 14
 _MULTIPART_REQUEST, _BARRIER_REQUEST, _ROLE_REQUEST, _BUNDLE_CONTROL, _BUNDLE_ADD = 18, 20, 24, 33, 34
 _ANY = 0xFFFFFFFF
 _ADDED, _REMOVED, _CHANGED = 2, 4, 8  # OFPFMF_*, and the same of the ONF's
@@ -82,6 +83,9 @@ _HEADER = struct.Struct("!BBHI")
 _FLOW_MOD_HEAD = struct.Struct("!BBHIQQBBHHHIIIHH")  # the last: importance in 1.4, padding in 1.3
 _BUNDLE_ADD_HEAD = struct.Struct("!BBHIIHH")
 _ONF_BUNDLE_ADD_HEAD = struct.Struct("!BBHIIIIHH")
+# A bundle-add and the head of the flow-mod in it, of which cookie, table and priority are bytes already.
+_FLOW_IN_BUNDLE = struct.Struct("!BBHIIHHBBHI8s8xcB4x2sIII4x")
+_FLOW_IN_ONF_BUNDLE = struct.Struct("!BBHIIIIHHBBHI8s8xcB4x2sIII4x")
 _EMPTY_MATCH = struct.pack("!HH4x", 1, 4)
 
 
@@ -164,6 +168,30 @@ def bundle_add(version: int, bundle_id: int, message: bytes) -> bytes:
     return head + message
 
 
+def bundle_adds(
+    version: int, bundle_id: int, xids: Iterable[int], flows: Iterable[tuple[bytes, bytes]]
+) -> Iterator[bytes]:
+    """What `bundle_add` makes of the flow-mods that add flows, for thousands of them.
+
+    Each as two pieces of bytes, as rendering.py has them: table, priority and match; cookie and instructions.
+    """
+    head, kind = _FLOW_IN_BUNDLE, _BUNDLE_ADD
+    where: tuple[int, ...] = bundle_id, 0, _ATOMIC_ORDERED
+    if version < OF14:
+        head, kind, where = _FLOW_IN_ONF_BUNDLE, _EXPERIMENTER, (ONF, _ONF_BUNDLE_ADD, *where)
+    pack, around = head.pack, head.size - 48
+    for xid, (key, body) in zip(xids, flows, strict=True):
+        size = 48 + len(key) - 3 + len(body) - 8  # of the flow-mod
+        yield (
+            pack(
+                *(version, kind, _fits(around + size), xid, *where, version, _FLOW_MOD, size, xid),
+                *(body[:8], key[:1], ADD, key[1:3], _NO_BUFFER, _ANY, _ANY),
+            )
+            + key[3:]
+            + body[8:]
+        )
+
+
 def bundle_commit(version: int, xid: int, bundle_id: int) -> bytes:
     return _bundle_control(version, xid, bundle_id, BUNDLE_COMMIT)
 
@@ -178,6 +206,10 @@ def barrier(version: int, xid: int) -> bytes:
 
 def echo_request(version: int, xid: int, data: bytes = b"") -> bytes:
     return _message(version, _ECHO_REQUEST, xid, data)
+
+
+def echo_reply(version: int, xid: int, data: bytes = b"") -> bytes:
+    return _message(version, _ECHO_REPLY, xid, data)
 
 
 def role_request(version: int, xid: int, role: int, generation_id: int = 0) -> bytes:

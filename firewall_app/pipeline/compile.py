@@ -1,4 +1,4 @@
-"""Compiles a policy: which units (`unit.py`) it means for one hypervisor."""
+"""What the things of a policy come to on a hypervisor: rules, sets of addresses, ports, uplinks (for `plan.py`)."""
 
 from __future__ import annotations
 
@@ -7,26 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from ..policy.model import Direction, ExternalPeer, Firewall, Network, Peer, Port, PortRules, Rule, Tag, tag_key
+from ..policy.model import Direction, ExternalPeer, Firewall, Network, Port, PortRules, Rule, Tag, tag_key
 from ..policy.policy import Policy
 from .tables import OWN_SET, TAG_SET
-from .unit import (
-    AddressSet,
-    FirewallSets,
-    Flood,
-    PortFirewalls,
-    PortGuards,
-    PortProtection,
-    Protection,
-    RuleFlows,
-    SetMembers,
-    Static,
-    Unit,
-    UnitKey,
-    Uplinks,
-    is_plain,
-)
-from .unit_rule import DIRECTIONS
+from .unit import AddressSet, Flood, RuleFlows, SetMembers, is_plain
 
 # The sets that one firewall asks in one direction: Open vSwitch follows 4,096 resubmits for a packet, two for each set.
 MOST_SETS = 64
@@ -45,67 +29,6 @@ class Rulings:
     closed: bool = False  # whether a droplet behind no firewall is closed instead of open
     track_open: bool = True  # whether the connections of open droplets are tracked
     fragments: bool = True  # whether fragments are tracked; else they pass open droplets alone
-
-
-def units(policy: Policy, dpid: str, interfaces: Mapping[int, str], rulings: Rulings) -> dict[UnitKey, Unit]:
-    """What one hypervisor should hold, the generation aside.
-
-    `interfaces`: the switch ports there are, OpenFlow number to interface name.  A droplet port whose interface is not
-    there has no flows, and so can neither send nor receive.
-    """
-    here = ports_here(policy, dpid, interfaces)
-    flood = flood_here(policy, dpid, interfaces, rulings)
-    found: dict[UnitKey, Unit] = {
-        ("static", ""): Static(rulings.fragments),
-        ("uplinks", ""): Uplinks(flood.uplink_ofports),
-        ("flood", ""): flood,
-    }
-    in_force: dict[int, Firewall | PortRules] = {}
-    for port, ofport in here:
-        sets = policy.rule_sets_of(port)
-        found["guards", port.id] = PortGuards(port.slot, ofport, port.mac, port.networks)
-        found["protection", port.id] = PortProtection(
-            port.slot, ofport, port.mac, _protection(bool(sets), rulings), rulings.fragments
-        )
-        in_force |= {rule_set.number: rule_set for rule_set in sets}
-        if sets or rulings.closed:
-            for direction, number in DIRECTIONS.items():
-                asked = sorted(s.number for s in sets if s.in_direction(direction))[:MOST_FIREWALLS]
-                found["rules of", f"{port.id} {direction.value}"] = PortFirewalls(port.slot, number, tuple(asked))
-    for rule_set in in_force.values():
-        _add_rules(found, policy, rule_set)
-    return found
-
-
-def _protection(behind: bool, rulings: Rulings) -> Protection:
-    if behind or rulings.closed:
-        return Protection.JUDGED
-    return Protection.TRACKED if rulings.track_open else Protection.UNTRACKED
-
-
-def _add_rules(found: dict[UnitKey, Unit], policy: Policy, rule_set: Firewall | PortRules) -> None:
-    """A firewall's rules, the sets that they name, and what it asks of them."""
-    for direction in Direction:
-        asked: dict[AddressSet, None] = {}
-        plain = False
-        for flows, own_set in rule_units(policy, rule_set, direction).values():
-            if not (flows.networks or flows.sets):
-                continue
-            found["rule", str(flows.rule_id)] = flows
-            if own_set is not None:
-                found["own set", str(flows.rule_id)] = own_set
-            plain |= bool(flows.networks)
-            asked |= dict.fromkeys(members for members, _ in flows.sets)
-        rules = rule_set.in_direction(direction)
-        for shared in {one for rule in rules for one in shared_peers(policy, rule_set.account, rule)}:
-            members = AddressSet(TAG_SET, shared.number)
-            name = "tag", f"{members.number} {direction.value}"
-            if members in asked and name not in found:  # of all rules that name it, once
-                found[name] = SetMembers(members, direction, shared_networks(policy, shared))
-        if plain or asked:
-            found["firewall", f"{rule_set.number} {direction.value}"] = FirewallSets(
-                rule_set.number, direction, plain, tuple(sorted(asked))
-            )
 
 
 def rule_units(
@@ -146,20 +69,26 @@ def shared_peers(policy: Policy, account: str, rule: Rule) -> list[Shared]:
 
 def own_networks(policy: Policy, account: str, rule: Rule) -> tuple[Network, ...]:
     """The addresses that a rule spells out: as written, and those of the droplets that it names one by one."""
-    return _spelled_out(policy, account, rule.peer)
+    return tuple(sorted({*rule.peer.networks, *_networks_of(policy, _there(policy, account, rule.peer.droplet_ids))}))
+
+
+def members_of(policy: Policy, shared: Shared) -> Iterable[int]:
+    """The droplets that carry a tag now, or that an external peer stands for."""
+    if isinstance(shared, Tag):
+        return policy.tagged.get(shared.key, ())
+    return _there(policy, shared.account, shared.droplet_ids)
 
 
 def shared_networks(policy: Policy, shared: Shared) -> tuple[Network, ...]:
-    """The addresses of the droplets that carry a tag now, or those that an external peer stands for."""
-    if isinstance(shared, Tag):
-        return tuple(sorted(_networks_of(policy, policy.tagged.get(shared.key, ()))))
-    return _spelled_out(policy, shared.account, shared)
+    """The addresses of a tag's droplets, or those that an external peer stands for; each once."""
+    own = () if isinstance(shared, Tag) else shared.networks
+    return tuple(sorted({*own, *_networks_of(policy, members_of(policy, shared))}))
 
 
-def _spelled_out(policy: Policy, account: str, peer: Peer | ExternalPeer) -> tuple[Network, ...]:
-    named = (policy.droplets.get(i) for i in peer.droplet_ids)
-    ids = (droplet.id for droplet in named if droplet is not None and droplet.account == account)
-    return tuple(sorted({*peer.networks, *_networks_of(policy, ids)}))
+def _there(policy: Policy, account: str, droplet_ids: Iterable[int]) -> list[int]:
+    """Those of an account's droplets that exist."""
+    named = (policy.droplets.get(i) for i in dict.fromkeys(droplet_ids))
+    return [droplet.id for droplet in named if droplet is not None and droplet.account == account]
 
 
 def peer_networks(policy: Policy, account: str, rule: Rule) -> tuple[Network, ...]:

@@ -23,7 +23,7 @@ from ..policy.model import (
     Tag,
 )
 from ..policy.policy import Policy
-from .compile import MOST_SETS, Rulings, ports_here, units
+from .compile import MOST_SETS, Rulings, ports_here
 from .counts import (
     AROUND,
     CONJUNCTION,
@@ -51,6 +51,7 @@ from .counts import (
 )
 from .diff import Desired, difference
 from .flow import Flow, Key
+from .plan import units
 from .tables import BY_ID, asks_no_less
 from .unit import Generation, Unit, UnitKey, next_generation
 

@@ -12,8 +12,9 @@ from inspect import getdoc
 
 from ..policy.model import Direction, Droplet, Firewall, Hypervisor, Peer, Port, PortRange, Protocol, Rule, Tag
 from ..policy.policy import Policy
-from .compile import Rulings, units
+from .compile import Rulings
 from .flow import texts
+from .plan import units
 from .tables import COOKIE_MASK, LAYOUT, MAGIC, REGISTERS, TABLES, Kind, Table
 from .unit import Fence, Generation, Unit, UnitKey
 

@@ -84,6 +84,9 @@ class Policy:
     naming_external: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
     external_with: Mapping[int, frozenset[str]] = field(default_factory=dict)  # droplet -> external peers that hold it
     slots: Mapping[int, frozenset[str]] = field(default_factory=dict)  # slot -> ports
+    account_firewalls: Mapping[str, frozenset[str]] = field(default_factory=dict)  # account -> firewalls
+    firewalls_named: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)  # (account, name) -> them
+    account_tags: Mapping[str, frozenset[TagKey]] = field(default_factory=dict)  # account -> tags
 
     def edit(self) -> Draft:
         """A draft of the next policy."""
@@ -101,6 +104,12 @@ class Policy:
         """Every rule set that applies to a port; none means that it is behind no firewall."""
         own = self.port_rules.get(port.id)
         return self.firewalls_of(port.droplet_id) + ((own,) if own is not None else ())
+
+    def rule_set(self, owner: str) -> Firewall | PortRules | None:
+        """A rule set by what `owner_of` calls it."""
+        if owner.startswith(_PORT_OWNER):
+            return self.port_rules.get(owner.removeprefix(_PORT_OWNER))
+        return self.firewalls.get(owner)
 
     def droplets_behind(self, firewall: Firewall) -> frozenset[int]:
         """The droplets that exist and are behind a firewall, directly or by a tag."""
@@ -137,7 +146,8 @@ class Policy:
             case Hypervisor():
                 return {entity.dpid}
             case Tag():
-                return set()  # an empty label; droplets that gain or lose it are changes of their own
+                # Droplets that gain or lose it are changes of their own; but switches know it by its number.
+                return self._hosts_of_owners(self.naming_tag.get(entity.key, ()))
             case Firewall():
                 return self._hosts(self.droplets_behind(entity))
             case PortRules():
@@ -170,6 +180,10 @@ class Policy:
     def hosts_of(self, droplet_id: int) -> frozenset[str]:
         """The hypervisors on which a droplet has ports."""
         return frozenset(self._hosts((droplet_id,)))
+
+    def hosts_of_all(self, droplet_ids: Iterable[int]) -> frozenset[str]:
+        """The hypervisors on which any of these droplets has ports."""
+        return frozenset(self._hosts(droplet_ids))
 
     def _hosts(self, droplet_ids: Iterable[int]) -> set[str]:
         return {self.ports[p].hypervisor for d in droplet_ids for p in self.ports_of.get(d, ())}
@@ -207,7 +221,8 @@ class Policy:
 _PORT_OWNER = "port "  # owners in the naming_* indexes are firewall ids, or this and a port id
 
 
-def _owner(rules: Firewall | PortRules) -> str:
+def owner_of(rules: Firewall | PortRules) -> str:
+    """What a rule set is called among those of all firewalls and ports."""
     return rules.id if isinstance(rules, Firewall) else _PORT_OWNER + rules.port_id
 
 
@@ -300,9 +315,10 @@ class Draft:
             rows.pop(key, None)
         else:
             rows[key] = new
-        for name, index_key, member in _entries(old):
+        before, after = set(_entries(old)), set(_entries(new))
+        for name, index_key, member in before - after:
             self._members(name, index_key).discard(member)
-        for name, index_key, member in _entries(new):
+        for name, index_key, member in after - before:
             self._members(name, index_key).add(member)
         was = self._changes.get((table, key))
         self._changes[table, key] = Change(was.old if was else old, new)
@@ -324,7 +340,17 @@ _TABLES = (
     "hypervisors", "tags", "droplets", "ports", "firewalls", "port_rules", "external_peers",
     "ports_of", "ports_on", "tagged", "attached_to_droplet", "attached_to_tag",
     "naming_droplet", "naming_tag", "naming_external", "external_with", "slots",
+    "account_firewalls", "firewalls_named", "account_tags",
 )  # fmt: skip
+
+
+def merged(changes: Iterable[Change]) -> tuple[Change, ...]:
+    """Changes that follow one another as one step: of each entity what it was at first, and is at last."""
+    found: dict[tuple[str, Any], Change] = {}
+    for change in changes:
+        at = _table_of(change.entity), key_of(change.entity)
+        found[at] = Change(found[at].old if at in found else change.old, change.new)
+    return tuple(change for change in found.values() if not _alike(change.old, change.new))
 
 
 def key_of(entity: Entity) -> Any:
@@ -362,7 +388,11 @@ def _entries(entity: Entity | None) -> Iterator[tuple[str, Any, Any]]:
             yield "ports_of", entity.droplet_id, entity.id
             yield "ports_on", entity.hypervisor, entity.id
             yield "slots", entity.slot, entity.id
+        case Tag():
+            yield "account_tags", entity.account, entity.key
         case Firewall():
+            yield "account_firewalls", entity.account, entity.id
+            yield "firewalls_named", (entity.account, entity.name), entity.id
             for droplet_id in set(entity.droplet_ids):
                 yield "attached_to_droplet", droplet_id, entity.id
             for key in entity.tag_keys:
@@ -379,11 +409,11 @@ def _entries(entity: Entity | None) -> Iterator[tuple[str, Any, Any]]:
 
 def _named(rules: Firewall | PortRules) -> Iterator[tuple[str, Any, str]]:
     for droplet_id in {i for rule in rules.rules for i in rule.peer.droplet_ids}:
-        yield "naming_droplet", droplet_id, _owner(rules)
+        yield "naming_droplet", droplet_id, owner_of(rules)
     for key in {tag_key(rules.account, name) for rule in rules.rules for name in rule.peer.tags}:
-        yield "naming_tag", key, _owner(rules)
+        yield "naming_tag", key, owner_of(rules)
     for uid in {uid.lower() for rule in rules.rules for uid in rule.peer.external_uids}:
-        yield "naming_external", (rules.account, uid), _owner(rules)
+        yield "naming_external", (rules.account, uid), owner_of(rules)
 
 
 def _alike(old: Entity | None, new: Entity | None) -> bool:

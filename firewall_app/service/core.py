@@ -1,29 +1,34 @@
 """The policy in force, the one way to change it, and the switches that follow it.
 
 A change, start to end: draft from the policy in force (faults are raised here, and nothing has happened) -> commit to
-the store -> the new policy is in force -> switches concerned are told to look.  Changes go one after the other; reads
-go on meanwhile and see the policy before or after, never between.
+the store -> the new policy is in force -> switches concerned are told to look.  Changes go one after the other, those
+that wait share a commit (`writing.py`); reads go on meanwhile and see the policy before or after, never between.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from .. import logs
 from ..history import History, Point
-from ..pipeline.compile import Rulings, units
+from ..pipeline.compile import Rulings
 from ..pipeline.flow import Flow
-from ..policy.errors import Crowded, Invalid, NotFound, Standby, StoreError, Unreachable
-from ..policy.model import Droplet, Firewall
-from ..policy.policy import Change, Counters, Draft, Policy
+from ..pipeline.plan import Parts, units
+from ..pipeline.touched import Touched, touched
+from ..policy.errors import NotFound, Standby, StoreError, Unreachable
+from ..policy.model import Firewall
+from ..policy.policy import Change, Counters, Draft, Policy, merged
 from ..progress import Drift, Progress, SwitchReport, Sync, Wanted
 from ..records import Entry, Key, Note, Outcome, Token
 from .deed import Deed
+from .planning import Kept, Planning
+from .writing import Event, Groups, Job
 
 LOG = logs.get(__name__)
 T = TypeVar("T")
@@ -36,7 +41,12 @@ class KeptStore(Protocol):
     """What the core needs of a store; every method raises StoreError."""
 
     def commit(
-        self, changes: Iterable[Change], counters: Counters, expected: Point, note: Note | None = None
+        self,
+        changes: Iterable[Change],
+        counters: Counters,
+        expected: Point,
+        notes: Sequence[Note] = (),
+        revisions: int = 1,
     ) -> Point: ...
 
     def load(self) -> tuple[Policy, History]: ...
@@ -49,7 +59,7 @@ class KeptStore(Protocol):
 
     def ping(self, write: bool = False) -> None: ...
 
-    def record(self, entry: Entry) -> None: ...
+    def record(self, *entries: Entry) -> None: ...
 
     def made_with(self, key: Key) -> tuple[str, str] | None: ...
 
@@ -76,14 +86,6 @@ class Lock(Protocol):
     def __exit__(self, *_: Any) -> object: ...
 
 
-class Event(Protocol):
-    """Something to wait for; of the kind that the runtime's loop knows."""
-
-    def set(self) -> None: ...
-
-    def wait(self, timeout: float) -> bool: ...
-
-
 class Runtime(Protocol):
     """How the program waits, runs slow work and tells time; the rim decides with what."""
 
@@ -97,7 +99,13 @@ class Runtime(Protocol):
         """Runs what waits for something outside; it never waits behind slow work."""
         ...
 
-    def event(self) -> Event: ...
+    def event(self) -> Event:
+        """For what may never come: the end of the program gives it up."""
+        ...
+
+    def certain(self) -> Event:
+        """For what always comes."""
+        ...
 
     def now(self) -> datetime: ...
 
@@ -171,9 +179,11 @@ class Core:
         """`token`: under which the lease is ours; None: another controller has it, and this one stands by."""
         self.token = token
         self.active = ""  # where the controller is that has the lease, when it is another
-        self._kept = policy, history  # as one: a thread that reads them never has one of before and one of after
+        self._kept: Kept = policy, history, 1  # as one: a thread never has one of before and one of after
         self.progress = Progress(history.revision)
         self.rulings = rulings or Rulings()
+        self._parts = Parts()
+        self._plannings: dict[str, set[Planning]] = {}  # of the switches that are connected
         self.limits = limits or Limits()
         self.runtime = runtime
         self.store = store
@@ -182,9 +192,13 @@ class Core:
         self._takes_writes = True  # whether the store took the last write
         self._probed = datetime.min.replace(tzinfo=UTC)  # when it was last asked whether it takes writes again
         self._writing = runtime.lock()
+        self._groups = Groups(runtime.certain)
         self._reading = runtime.lock()  # the audit log, which has a connection of its own
         self._storing = runtime.lock()  # a store has one connection, and serves one caller at a time
+        # Account -> its firewalls, and the same from the oldest on (firewalls.every).
+        self.by_age: dict[str, tuple[frozenset[str], list[str]]] = {}
         self._switches: dict[str, Switch] = {}
+        self._untold: set[str] = set()  # hypervisors whose switches have not been told yet that a write concerns them
         self._cuts: dict[str, int] = {}  # hypervisor -> the newest revision that cuts live connections there
         self._cut_all = history.revision  # ... of those that no change concerned yet
 
@@ -209,20 +223,26 @@ class Core:
         return _Acting(self, deed)
 
     @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """While it is held nobody else writes.  Raises StoreError when others do not come to an end."""
+        if not self._writing.acquire(timeout=PATIENCE):
+            raise StoreError(f"others have been writing for {PATIENCE} s")
+        try:
+            yield
+        finally:
+            self._writing.release()
+
+    @contextmanager
     def alone(self) -> Iterator[Deed]:
         """While it is held nobody else writes; gives the deed that it is held for.
 
         Raises StoreError when others do not come to an end; what the deed's authority raises.
         """
-        if not self._writing.acquire(timeout=PATIENCE):
-            raise StoreError(f"others have been writing for {PATIENCE} s")
-        try:
+        with self._turn():
             deed = self.deed or Deed()
             if deed.authority is not None:
                 deed.authority()
             yield deed
-        finally:
-            self._writing.release()
 
     def keep(self, deed: Deed, work: Callable[[Entry | None], None], entry: Entry | None) -> None:
         """Has the store change something beside the policy, together with its line in the audit log; while `alone`."""
@@ -236,59 +256,92 @@ class Core:
         Connections that live by what the write takes away are cut, on every switch as it follows, unless the deed
         keeps them.
         """
-        with self.alone() as deed:
-            self.check_active()
-            if deed.key is not None:
-                deed.made_before = self._made_before(deed.key)
-            if deed.condition is not None:
-                deed.condition(self.policy)
-            draft = self.policy.edit()
-            value = edit(draft)
-            changes, counters = draft.changes, draft.counters
-            touched = draft.touched
-            before, history = self.policy, self.history
-            after = draft.done()
-            self._check_firewalls(before, after, changes)
-            note = deed.note(changes, value, before)
-            if changes:
-                try:
-                    point = self.stored(lambda: self.store.commit(changes, counters, history.point, note), writes=True)
-                    history = history.after(point)
-                except StoreError:
-                    self.store.branch()  # it may have been kept: its point is never given to another state
-                    self._catch_up()
-                    raise
-            elif note is not None:
-                self.stored(lambda: self.store.record(note.entry), writes=True)
-            # What is as it was already may not have reached every switch yet: those are asked again, too.
-            concerned: frozenset[str] = frozenset().union(*(before.concerned(c) | after.concerned(c) for c in touched))
-            hosts = frozenset(dpid for dpid in concerned if dpid in after.hypervisors or dpid in self._switches)
-            revision = history.revision
-            if changes:
-                if not deed.keeps:
-                    self._cuts.update(dict.fromkeys(hosts, revision))  # before the policy: see `units`
-                self._kept = after, history
-                # Who has not confirmed what these firewalls were before is to confirm what they are now.
-                owing = self.progress.owing(c.old.id for c in changes if isinstance(c.old, Firewall))
-                self.progress.changed(before, after, changes, hosts, revision)
-                hosts |= owing
-            deed.after, deed.noted = after, True
-        if changes:
-            request = deed.entry.request_id if deed.entry is not None else None
-            LOG.info("policy changed", request=request, revision=revision, objects=len(changes), hypervisors=len(hosts))
+        job = Job(self.deed or Deed(), edit)
+        try:
+            value = self._groups.run(job, self._turn, self._write)
+        finally:
+            self._tell()
+        return Written(value, job.revision, job.hosts)
+
+    def _write(self, jobs: Sequence[Job[Any]]) -> None:
+        """A group of writes, while nobody else writes.  They share the fate of their commit."""
+        self.check_active()
+        keys = {job.deed.key for job in jobs if job.deed.key is not None}
+        made = {
+            (key.scope, key.key): found for key in keys if (found := self.stored(partial(self.store.made_with, key)))
+        }
+        in_force = policy = self.policy
+        for job in jobs:  # nothing waits in here: what is asked of one is true of all until they are stored
+            policy = job.draft(policy, self.limits.firewalls, made)
+        drafted = [job for job in jobs if job.fault is None]
+        history = self.history
+        try:
+            timeline = self._commit(drafted)
+        except StoreError as error:
+            for job in jobs:  # also what was refused for the sake of what is not in force
+                if job.fault is None or job.before is not in_force:
+                    job.fault = error
+            return
+        for job in drafted:
+            if job.changes:
+                history = history.after(Point(timeline, history.revision + 1))
+            self._put_in_force(job, history)
+            self._untold |= job.hosts
+
+    def _tell(self) -> None:
+        """Has switches look that a write concerns; each once, however many were kept together."""
+        hosts, self._untold = self._untold, set()
         for dpid in hosts:
             if dpid in self._switches:
                 self._switches[dpid].policy_changed()
-        return Written(value, revision, hosts)
 
-    def _made_before(self, key: Key) -> str | None:
-        """The id of what was made with a key.  Raises Invalid when that was by another request."""
-        found = self.stored(lambda: self.store.made_with(key))
-        if found is None:
-            return None
-        if found[0] != key.fingerprint:
-            raise Invalid.one("Idempotency-Key", "was used for another request")
-        return found[1]
+    def _commit(self, jobs: Sequence[Job[Any]]) -> int:
+        """Has the store keep what was drafted, all of it or nothing; gives the timeline.  Raises StoreError."""
+        notes = [job.note for job in jobs if job.note is not None]
+        changing = [job for job in jobs if job.changes]
+        point = self.history.point
+        if changing:
+            changes = merged(change for job in changing for change in job.changes)
+            counters, count = changing[-1].counters, len(changing)
+            try:
+                work = partial(self.store.commit, changes, counters, point, notes, count)
+                return self.stored(work, writes=True).timeline
+            except StoreError:
+                self.store.branch()  # it may have been kept: its point is never given to another state
+                self._catch_up()
+                raise
+        if notes:
+            self.stored(partial(self.store.record, *(note.entry for note in notes)), writes=True)
+        return point.timeline
+
+    def _put_in_force(self, job: Job[Any], history: History) -> None:
+        """What a job has drafted, and the store has kept."""
+        before, after, changes, revision = job.before, job.after, job.changes, history.revision
+        # What is as it was already may not have reached every switch yet: those are asked again, too.
+        concerned: frozenset[str] = frozenset().union(*(before.concerned(c) | after.concerned(c) for c in job.touched))
+        hosts = frozenset(dpid for dpid in concerned if dpid in after.hypervisors or dpid in self._switches)
+        if changes:
+            if not job.deed.keeps:
+                self._cuts.update(dict.fromkeys(hosts, revision))  # before the policy: see `units`
+            self._in_force(after, history, concerned, touched(before, after, changes))
+            # Who has not confirmed what these firewalls were before is to confirm what they are now.
+            owing = self.progress.owing(c.old.id for c in changes if isinstance(c.old, Firewall))
+            self.progress.changed(before, after, changes, hosts, revision)
+            hosts |= owing
+            entry = job.deed.entry
+            request = entry.request_id if entry is not None else None
+            LOG.info("policy changed", request=request, revision=revision, objects=len(changes), hypervisors=len(hosts))
+        job.deed.after, job.deed.noted = after, True
+        job.revision, job.hosts = revision, hosts
+
+    def _in_force(self, policy: Policy, history: History, hosts: Iterable[str], found: Touched | None) -> None:
+        """A new policy, and what it touches on these hypervisors."""
+        serial = self._kept[2] + 1
+        self._parts.touch(found, policy, serial)
+        for dpid in hosts:
+            for planning in self._plannings.get(dpid, ()):
+                planning.note(serial, found)
+        self._kept = policy, history, serial
 
     def record(self, outcome: Outcome, problem: str = "", fault: Exception | None = None) -> None:
         """Notes a request that came to no write.  What cannot be kept is logged: no line is dropped in silence.
@@ -309,26 +362,6 @@ class Core:
                 "the audit log cannot be written", request=entry.request_id, error=error,
                 entry=json.dumps(asdict(entry), default=lambda value: getattr(value, "value", str(value))),
             )  # fmt: skip
-
-    def _check_firewalls(self, before: Policy, after: Policy, changes: Iterable[Change]) -> None:
-        """Raises Crowded when a droplet would be behind more firewalls than a switch may be told to ask."""
-        for change in changes:
-            old, new = change.old, change.new
-            reached: Iterable[int] = ()
-            if isinstance(new, Firewall):
-                attached = (new.droplet_ids, new.tag_keys)
-                if not isinstance(old, Firewall) or (old.droplet_ids, old.tag_keys) != attached:
-                    reached = after.droplets_behind(new)
-            elif isinstance(new, Droplet):
-                reached = (new.id,)
-            for droplet_id in reached:
-                count = len(after.firewalls_of(droplet_id))
-                if count > max(self.limits.firewalls, len(before.firewalls_of(droplet_id))):
-                    most = self.limits.firewalls
-                    raise Crowded(
-                        droplet_id,
-                        f"droplet {droplet_id} would be behind {count} firewalls; no more than {most} are allowed",
-                    )
 
     def stored(self, work: Callable[[], T], writes: bool = False) -> T:
         """What the store does, while the loop goes on."""
@@ -373,7 +406,7 @@ class Core:
             self.store.branch()
             self._cuts.clear()
             self._cut_all = history.revision
-            self._kept = policy, history
+            self._in_force(policy, history, list(self._plannings), None)
             self.progress.restarted(history.revision)
             self._all_look()
 
@@ -389,7 +422,7 @@ class Core:
     def supersede(self, point: Point, deed: Deed, entry: Entry | None) -> None:
         """From now on this store goes before a timeline of another; while `alone`."""
         self.keep(deed, lambda noted: self.store.supersede(point, noted), entry)
-        self._kept = self.policy, self.history.superseding(point)
+        self._kept = self.policy, self.history.superseding(point), self._kept[2]
         self._all_look()
 
     def _all_look(self) -> None:
@@ -434,14 +467,25 @@ class Core:
 
     # ---- switches
 
-    def units(self, dpid: str, interfaces: Mapping[int, str]) -> Wanted:
-        """What a switch with these interfaces should hold now.
+    def plan(self, dpid: str) -> Planning:
+        """To be asked what a switch should hold, from any thread; until `end_plan`."""
+        # What cuts live connections is read after the policy, and written before.
+        cut = lambda: self._cuts.get(dpid, self._cut_all)  # noqa: E731
+        planning = Planning(dpid, self.rulings, self._parts, lambda: self._kept, cut)
+        self._plannings.setdefault(dpid, set()).add(planning)
+        return planning
 
-        May be called from any thread: what cuts live connections is read after the policy, and written before.
-        """
-        policy, history = self._kept
-        found = units(policy, dpid, interfaces, self.rulings)
-        return Wanted(history, found, self._cuts.get(dpid, self._cut_all))
+    def end_plan(self, planning: Planning) -> None:
+        """Its switch has gone."""
+        others = self._plannings.get(planning.dpid, set())
+        others.discard(planning)
+        if not others:
+            self._plannings.pop(planning.dpid, None)
+
+    def units(self, dpid: str, interfaces: Mapping[int, str]) -> Wanted:
+        """What a switch with these interfaces should hold now, planned from nothing."""
+        policy, history, _ = self._kept
+        return Wanted(history, units(policy, dpid, interfaces, self.rulings), self._cuts.get(dpid, self._cut_all))
 
     def is_registered(self, dpid: str) -> bool:
         return dpid in self.policy.hypervisors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from sqlalchemy import ColumnElement, Connection, func, select
@@ -14,18 +14,29 @@ PROBE_BYTES = 64 << 10
 KEY_LIFE = timedelta(days=1)  # for which a request may be repeated under its key
 
 
-def write(connection: Connection, note: Note) -> None:
-    """A line of the audit log, and the key of the request if it had one."""
-    record(connection, note.entry)
-    if note.key is not None:
-        table, key = schema.keys, note.key
-        connection.execute(table.delete().where(table.c.at < codec.moment(key.at - KEY_LIFE)))
-        row = {"scope": key.scope, "key": key.key, "fingerprint": key.fingerprint, "made": note.made}
-        connection.execute(table.insert(), {**row, "at": codec.moment(key.at)})
+def write(connection: Connection, notes: Sequence[Note]) -> None:
+    """Lines of the audit log, and the keys of those requests that had one."""
+    record(connection, *(note.entry for note in notes))
+    rows = [
+        {
+            "scope": key.scope,
+            "key": key.key,
+            "fingerprint": key.fingerprint,
+            "made": note.made,
+            "at": codec.moment(key.at),
+        }
+        for note in notes
+        if (key := note.key) is not None
+    ]
+    if rows:
+        table, newest = schema.keys, max(note.key.at for note in notes if note.key is not None)
+        connection.execute(table.delete().where(table.c.at < codec.moment(newest - KEY_LIFE)))
+        connection.execute(table.insert(), rows)
 
 
-def record(connection: Connection, entry: Entry) -> None:
-    connection.execute(schema.audit.insert(), codec.entry_row(entry))
+def record(connection: Connection, *entries: Entry) -> None:
+    if entries:
+        connection.execute(schema.audit.insert(), [codec.entry_row(entry) for entry in entries])
 
 
 def made_with(connection: Connection, key: Key) -> tuple[str, str] | None:

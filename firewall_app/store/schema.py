@@ -20,6 +20,8 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+VERSION = "0007"  # of the tables: that of the newest migration
+
 # SQLite numbers have 64 bits whatever their type is called, but only "INTEGER PRIMARY KEY" is the row itself.
 Number = BigInteger().with_variant(Integer(), "sqlite")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 from typing import TypeVar
@@ -127,21 +127,28 @@ class Store:
         with self._database.reading("load") as connection:
             return loaded(connection)
 
-    def commit(self, changes: Iterable[Change], counters: Counters, expected: Point, note: Note | None = None) -> Point:
+    def commit(
+        self,
+        changes: Iterable[Change],
+        counters: Counters,
+        expected: Point,
+        notes: Sequence[Note] = (),
+        revisions: int = 1,
+    ) -> Point:
         """Keeps the changes and counters of a draft that was made at the point `expected`; gives the new point.
 
-        `note` is kept with them or not at all.
+        `notes` are kept with them or not at all.  `revisions`: how many states of the policy there were in between,
+        the last one included; nobody ever sees the others.
 
         When it raises, nothing was changed, with one exception: a connection that breaks during the very last step,
         and a database that stays away when it is asked what came of it.  Then, as after another controller's commit,
         the next commit is refused by its point until the policy is loaded again.
         """
-        new, written = Point(self._timeline, expected.revision + 1), False
+        new, written = Point(self._timeline, expected.revision + revisions), False
         try:
             with self._database.writing("commit") as connection:
                 self._write(connection, tuple(changes), counters, expected, new)
-                if note is not None:
-                    journal.write(connection, note)
+                journal.write(connection, notes)
                 written = True
         except StoreError:
             # Nobody else writes on our timeline, so when the store is at this point, this commit has made it so.
@@ -168,7 +175,7 @@ class Store:
                 "replaced. Load it again"
             )
         if found.timeline != new.timeline:
-            connection.execute(schema.timelines.insert(), new._asdict())
+            connection.execute(schema.timelines.insert(), {"timeline": new.timeline, "revision": expected.revision + 1})
         if counters.rule < numbers["rule"]:
             raise StoreError(f"rule ids up to {numbers['rule']} are given out; they cannot go back to {counters.rule}")
         wanted = {"revision": new.revision, "rule": counters.rule, "slot": counters.slot}
@@ -180,10 +187,10 @@ class Store:
 
     # ------------------------------------------------------------------------------------------ audit log
 
-    def record(self, entry: Entry) -> None:
-        """Adds a line to the audit log."""
+    def record(self, *entries: Entry) -> None:
+        """Adds lines to the audit log."""
         with self._database.writing("write the audit log") as connection:
-            journal.record(connection, entry)
+            journal.record(connection, *entries)
 
     def entries(self, wanted: Mapping[str, str], first: int, count: int) -> tuple[list[Entry], int]:
         """`journal.entries`, on a connection of its own: this alone may be called beside other calls."""
