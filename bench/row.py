@@ -55,7 +55,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot of series that have an `x`: one line for each contestant, or bars of medians when none has."""
+    """A plot of series that have an `x`: one line for each contestant, or a ranking when none has."""
 
     name: str  # of the file docs/benchmarks/NAME.svg
     title: str

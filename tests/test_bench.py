@@ -126,7 +126,7 @@ def test_page(bench: Callable[..., tuple[int, Results]], tmp_path: Path) -> None
     assert (tmp_path / "again.md").read_text().replace("again/", "page/") == page
 
 
-def test_groups_of_bars(tmp_path: Path) -> None:
+def test_ranking_of_two_things(tmp_path: Path) -> None:
     series = [Series(who, what, "ms", (1.0, 2.0)) for who in (US, PEER) for what in ("add", "remove")]
     assert draw(Plot("groups", "Both", "", "milliseconds", ("add", "remove"), log_y=True), series, tmp_path / "g.svg")
     assert not draw(Plot("none", "Nothing", "", "", ("else",)), series, tmp_path / "none.svg")
