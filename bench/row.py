@@ -93,3 +93,4 @@ class Row:
     measure: Callable[[Run], Iterator[Series]]
     targets: tuple[Target, ...] = ()
     plots: tuple[Plot, ...] = field(default=())
+    headline: tuple[str, ...] = ()  # what of it the table of all rows shows; empty: all that has no `x`

@@ -115,6 +115,7 @@ def test_page(bench: Callable[..., tuple[int, Results]], tmp_path: Path) -> None
     )
     assert f"| **{US}** | work | 3.5 ms | 2 to 5 |" in page
     assert "a \\| in a note" in page
+    assert f"| 3.5 ms | {PEER}: 30 ms (x 8.57) |" in page
     assert "| growth, s | 10 | 100 |\n| --- | --- | --- |\n| cloud firewall | 11 | 101 |\n" in page
     for plot in (GROWTH, BARS):
         assert f"![{plot.title}](page/{plot.name}.svg)" in page
