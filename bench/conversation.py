@@ -19,9 +19,10 @@ from firewall_app.history import beginning
 from firewall_app.openflow import wire
 from firewall_app.openflow.session import Moment, Session
 from firewall_app.pipeline.compile import Rulings
-from firewall_app.pipeline.plan import units
+from firewall_app.pipeline.plan import Parts
 from firewall_app.policy.policy import Policy
-from firewall_app.progress import Sync, Wanted
+from firewall_app.progress import ALWAYS, Sync
+from firewall_app.service.planning import Planning
 from lab.system import LabError
 
 HELLO, ECHO_REQUEST, ECHO_REPLY, FEATURES_REQUEST, FEATURES_REPLY = 0, 2, 3, 5, 6
@@ -129,10 +130,8 @@ class Conversation:
         self._bare = Bare(path)
         try:
             history = beginning()
-            self.session = Session(
-                dpid, wire.OF14, lambda here: Wanted(history, units(policy, dpid, here, Rulings())),
-                lambda: history, moment(), reply_timeout=PATIENCE,
-            )  # fmt: skip
+            plan = Planning(dpid, Rulings(), Parts(), lambda: (policy, history, 0), lambda: ALWAYS)
+            self.session = Session(dpid, wire.OF14, plan, lambda: history, moment(), reply_timeout=PATIENCE)
             self._settle(self.session.start(moment()))
         except BaseException:
             self.close()
