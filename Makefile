@@ -2,7 +2,7 @@
 PYTHON ?= python3
 V := .venv/bin
 OVS_PACKAGES := openvswitch-switch iproute2 iputils-ping procps curl
-TEST_PACKAGES := $(OVS_PACKAGES) mininet postgresql faketime
+TEST_PACKAGES := $(OVS_PACKAGES) mininet postgresql faketime iperf3
 
 .PHONY: help install demo run test check format ovs lab walk fuzz faults docs clean
 help:           ## what can be made

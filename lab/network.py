@@ -242,6 +242,15 @@ class Lab:
         self._bring_up(machine)
         return machine
 
+    def add_pair(self, one: str, other: str) -> tuple[Machine, Machine]:
+        """Two machines joined by a cable alone: what this machine carries without any switch."""
+        a = self._add_machine(one, len(self.machines) + 1, (), "")
+        b = self._add_machine(other, len(self.machines) + 1, (), "")
+        ip(a.netns, f"link add eth0 address {a.mac} type veth peer name eth0 address {b.mac} netns {b.netns}")
+        for machine in (a, b):
+            self._bring_up(machine)
+        return a, b
+
     def add_managed_namespace(self, name: str) -> str:
         """A namespace with nothing but a management link, for whatever else wants to reach the controller."""
         netns = self._add_netns(name, {})

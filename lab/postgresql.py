@@ -31,10 +31,11 @@ def binaries() -> Path | None:
 
 
 class Server:
-    """One private cluster.  Without fsync: tests crash servers, not kernels."""
+    """One private cluster.  Without fsync, unless it is asked for: tests crash servers, not kernels."""
 
-    def __init__(self, binaries: Path) -> None:
+    def __init__(self, binaries: Path, fsync: bool = False) -> None:
         self._binaries = binaries
+        self._fsync = fsync
         self._numbers = count(1)
         # A short path: a unix socket's name may not be longer than 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="pg"))
@@ -52,7 +53,9 @@ class Server:
         return str(self.folder / "data")
 
     def start(self) -> None:
-        options = f"-c listen_addresses= -c unix_socket_directories={self.folder} -c fsync=off"
+        options = (
+            f"-c listen_addresses= -c unix_socket_directories={self.folder} -c fsync={'on' if self._fsync else 'off'}"
+        )
         log = str(self.folder / "log")
         self._run("pg_ctl", "-D", self._data, "-l", log, "-o", options, "-w", "-t", "60", "start")
 

@@ -12,6 +12,7 @@ import ssl
 import stat
 import warnings
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -438,6 +439,30 @@ def test_slow_clients_do_not_hold_up_others(server: Process) -> None:
     finally:
         for client in slow:
             client.close()
+
+
+def test_a_client_whose_next_request_is_always_there_leaves_others_their_turn(server: Process) -> None:
+    count, one = 400, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    with server.connect() as quick, server.connect() as other:
+        quick.sendall(one * count)
+        other.sendall(one)
+        assert other.recv(4096).startswith(b"HTTP/1.1 200 ")
+        quick.setblocking(False)
+        answers = b""
+        with suppress(BlockingIOError, ssl.SSLWantReadError):
+            while data := quick.recv(1 << 20):
+                answers += data
+        assert answers.count(b"HTTP/1.1 200 ") < count
+        quick.settimeout(20)
+        while answers.count(b"HTTP/1.1 200 ") < count:
+            answers += quick.recv(1 << 20)
+
+
+def test_the_end_of_a_long_answer_does_not_wait_for_the_client_to_confirm_its_beginning(module: ModuleType) -> None:
+    with closing(module._listen("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_the_server_outlives_clients_that_go_away(server: Process) -> None:

@@ -191,7 +191,11 @@ def naive_indexes(policy: Policy) -> dict[str, dict[object, frozenset[object]]]:
         note("ports_of", port.droplet_id, port.id)
         note("ports_on", port.hypervisor, port.id)
         note("slots", port.slot, port.id)
+    for tag in policy.tags.values():
+        note("account_tags", tag.account, (tag.account, tag.name.lower()))
     for firewall in policy.firewalls.values():
+        note("account_firewalls", firewall.account, firewall.id)
+        note("firewalls_named", (firewall.account, firewall.name), firewall.id)
         for number in firewall.droplet_ids:
             note("attached_to_droplet", number, firewall.id)
         for tag in firewall.tags:
@@ -214,7 +218,7 @@ def naive_indexes(policy: Policy) -> dict[str, dict[object, frozenset[object]]]:
 
 INDEXES = (
     "ports_of", "ports_on", "tagged", "attached_to_droplet", "attached_to_tag", "naming_droplet", "naming_tag",
-    "naming_external", "external_with", "slots",
+    "naming_external", "external_with", "slots", "account_tags", "account_firewalls", "firewalls_named",
 )  # fmt: skip
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import logging
 import threading
+import weakref
 from collections import Counter
 from types import SimpleNamespace
 
@@ -17,7 +19,7 @@ from policies import DPID, small, with_inbound
 from firewall_app.history import beginning
 from firewall_app.openflow import link as link_module
 from firewall_app.openflow import wire
-from firewall_app.openflow.link import INBOX, Link
+from firewall_app.openflow.link import INBOX, SHORT, Link
 from firewall_app.openflow.listener import Lines
 from firewall_app.openflow.rendering import Body, Key
 from firewall_app.pipeline.compile import Rulings
@@ -25,6 +27,16 @@ from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.tables import MAGIC, RULES, Kind, cookie_parts
 from firewall_app.policy.errors import Unreachable
 from firewall_app.progress import Sync, Wanted
+
+
+class Plan:
+    """A plan that is always made anew; one that says that it costs much is asked in another thread."""
+
+    def __init__(self, units) -> None:
+        self._units, self.cost = units, 0
+
+    def __call__(self, interfaces):
+        return self._units(interfaces)
 
 
 class Owner:
@@ -46,7 +58,7 @@ class Owner:
         return Wanted(beginning(revision=self.revision), units(self.policy, dpid, interfaces, Rulings()))
 
     def plan(self, dpid):
-        return lambda interfaces: self.units(dpid, interfaces)
+        return Plan(lambda interfaces: self.units(dpid, interfaces))
 
     def end_plan(self, plan):
         self.plans_ended += 1
@@ -285,6 +297,40 @@ def test_time_passes_though_messages_never_cease(running):
     assert datapath.closed
 
 
+def test_nobody_is_woken_while_nothing_is_due(running):
+    """Thousands of idle switches cost what their echoes cost."""
+    owner, _, link = running
+    waits, get = [], link._inbox.get
+
+    def recorded(timeout):
+        waits.append(timeout)
+        return get(timeout=timeout)
+
+    link._inbox.get = recorded
+    owner.policy, owner.revision = with_inbound(owner.policy), 1
+    link.policy_changed()
+    until(lambda: owner.reports[-1].confirmed == 1 and waits[-1] is None)
+    assert any(wait is not None and 25 < wait <= 30 for wait in waits), "while an answer was due"
+
+
+def test_what_a_link_held_goes_with_it_and_not_with_the_garbage_collector():
+    owner, datapath = Owner(), Datapath(FakeSwitch())
+    link = Link(owner, datapath, lambda raw: raw.cookie, reply_timeout=30, audit_interval=0)
+    datapath.firewall_link = link
+    eventlet.spawn_n(link.run)
+    until(lambda: owner.reports and owner.reports[-1].sync is Sync.IN_SYNC)
+    session = weakref.ref(link._session)
+    gc.collect()
+    gc.disable()
+    try:
+        link.close()
+        until(lambda: owner.gone)
+        del link
+        until(lambda: session() is None)
+    finally:
+        gc.enable()
+
+
 def test_a_long_comparison_holds_up_nobody_else(running):
     owner, _, link = running
     begun, may_end = threading.Event(), threading.Event()
@@ -296,6 +342,7 @@ def test_a_long_comparison_holds_up_nobody_else(running):
         return plan(dpid, interfaces)
 
     owner.units = long
+    link._plan.cost = SHORT + 1
     owner.policy, owner.revision = with_inbound(owner.policy), 1
     link.policy_changed()
     until(begun.is_set)

@@ -592,7 +592,7 @@ def test_each_rule_is_looked_at_once_however_many_are_there(monkeypatch):
     core, _ = fake_core(small())
     rules = [rule("inbound", "tcp", str(n), ANYONE, 0) for n in range(1, 201)]
     looks = []
-    content = Rule.content.fget
+    content = Rule.content.func
     monkeypatch.setattr(Rule, "content", property(lambda self: looks.append(1) or content(self)))
     monkeypatch.setattr(Rule, "same", lambda *_: looks.extend([1] * 1000))
     with pytest.raises(Invalid, match="no more than 50 rules"):

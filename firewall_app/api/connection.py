@@ -252,6 +252,7 @@ class Protocol(wsgi.HttpProtocol):
 
     def _read_request_line(self) -> Any:
         limit = self.server.url_length_limit
+        eventlet.sleep(0)  # a client that is quick enough never lets its thread wait, and would keep out all others
 
         def read() -> bytes:
             line: bytes = self.rfile.readline(limit)

@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from .errors import TooMany
 
@@ -128,6 +129,7 @@ def is_address(text: str) -> bool:
     return True
 
 
+@lru_cache(MOST_KNOWN)
 def plain_address(text: str) -> str:
     """An address as it is usually written, IPv4 as such on a socket of both versions; other text as it is."""
     if not is_address(text):

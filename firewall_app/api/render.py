@@ -6,6 +6,7 @@ without asking whether they are there hold zeros and empty strings.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 
 import netaddr
@@ -26,22 +27,15 @@ from ..service.firewalls import FirewallView
 from ..service.hypervisors import HypervisorView, PortView
 
 
-def firewall(view: FirewallView) -> Json:
-    value = view.firewall
-    return {
-        "id": value.id,
-        "name": value.name,
-        "status": view.status.value,
-        "created_at": moment(value.created_at),
-        "inbound_rules": rules(value.inbound_rules),
-        "outbound_rules": rules(value.outbound_rules),
-        "droplet_ids": list(value.droplet_ids),
-        "tags": list(value.tags),
-        "pending_changes": [
-            {"droplet_id": change.droplet_id, "removing": change.removing, "status": change.status.value}
-            for change in view.pending
-        ],
-    }
+def firewall(view: FirewallView) -> bytes:
+    """As text: what was written is kept so, only how far it has come is made anew."""
+    named, rest = describe.firewall_text(view.firewall)
+    pending = [
+        {"droplet_id": change.droplet_id, "removing": change.removing, "status": change.status.value}
+        for change in view.pending
+    ]
+    changes = json.dumps(pending).encode() if pending else b"[]"
+    return b'{%b, "status": "%b", %b, "pending_changes": %b}' % (named, view.status.value.encode(), rest, changes)
 
 
 # ---- droplets and tags

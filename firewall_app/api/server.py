@@ -100,6 +100,9 @@ def _listen(host: str, port: int) -> socket.socket:
     listener: socket.socket = eventlet.listen(
         address, family=family, backlog=BACKLOG, reuse_addr=True, reuse_port=False
     )
+    if family != socket.AF_UNIX:
+        # Accepted ones inherit it.  The end of a long answer would wait 40 ms for the client to confirm its beginning.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 

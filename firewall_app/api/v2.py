@@ -11,7 +11,7 @@ from .. import logs
 from ..policy.errors import Invalid, NotFound
 from ..policy.model import Droplet, Firewall, Tag
 from ..policy.policy import LAST_SLOT, Policy
-from ..service import droplets, firewalls
+from ..service import describe, droplets, firewalls
 from ..service.describe import Json
 from . import render, schemas
 from .external import warn_unmapped
@@ -95,7 +95,8 @@ def list_firewalls_of_droplet(call: Call, droplet_id: str) -> object:
 
 def _firewall(call: Call, firewall: Firewall) -> Told:
     view = firewalls.view(call.core, firewall)
-    return Told(weight(firewall.rules) + len(view.pending), lambda: render.firewall(view))
+    written = 1 if describe.firewall_text.has(firewall) else weight(firewall.rules)
+    return Told(written + len(view.pending), lambda: render.firewall(view))
 
 
 def say_unmatched(call: Call, unmatched: int, owner: str) -> None:

@@ -146,6 +146,11 @@ def _is_news(record: logging.LogRecord) -> bool:
     return TOLD.news(str(what[-1][0]), record.msg, *map(str, what[:-1]))
 
 
+def _asked_for_echoes(datapath: Any) -> None:
+    """A method of Ryu's datapaths: all of them share one thread that asks."""
+    ECHOES.enter(datapath)
+
+
 def install() -> None:
     """Makes the changes; once."""
     if isinstance(controller.StreamServer, partial):
@@ -156,7 +161,7 @@ def install() -> None:
     controller.datapath_connection_factory = _handler(controller.datapath_connection_factory)
     ofproto_parser.msg = _receive(ofproto_parser.msg)
     controller.Datapath.serve = _serve(controller.Datapath.serve)
-    controller.Datapath._echo_request_loop = ECHOES.enter
+    controller.Datapath._echo_request_loop = _asked_for_echoes
     # Ryu sends no echo requests unless told to, and so never notices a switch that is gone without a word.
     cfg.CONF.set_default("echo_request_interval", 5.0)
     cfg.CONF.set_default("maximum_unreplied_echo_requests", 3)

@@ -16,7 +16,6 @@ import eventlet
 from eventlet import tpool
 from eventlet.event import Event
 from eventlet.queue import Empty, Full, LightQueue
-from eventlet.semaphore import Semaphore
 
 from .. import logs
 from ..history import History
@@ -25,6 +24,7 @@ from ..progress import Drift, SwitchReport, Wanted
 from . import wire
 from .listener import LINES
 from .session import Decision, Moment, Session
+from .turns import Pace, Turns
 
 LOG = logs.get(__name__)
 T = TypeVar("T")
@@ -35,10 +35,12 @@ LONGEST = 2000  # characters of what a switch says that the log has
 CHUNK = 32 << 10  # bytes given to a socket at once: joined messages, but other threads get their turn
 
 
-# Comparing a large policy with a switch takes a second of Python, which no other switch and no request should wait
-# for.  It runs in a native thread, few at a time: more would share one interpreter, and keep the store waiting.
-COMPARING = Semaphore(2)
-COMPARING_STRANGERS = Semaphore(1)  # those that nobody registered wait for each other
+# Comparing a large policy with a switch takes a tenth of a second and more, which no other switch and no request should
+# wait for.  It runs in a native thread (turns.py).
+COMPARING = Turns(2)
+COMPARING_STRANGERS = Turns(1)  # those that nobody registered wait for each other
+PACE = Pace()
+SHORT = 2000  # flows that are compared in the loop, in ten milliseconds at most
 STRANGERS_FLOWS = 400_000  # that are kept of all strangers together, 0.6 KB each
 PORT_STATUS = 12
 MAY_COMPARE = (4, PORT_STATUS, 19, 33)  # message types: experimenter and bundle control, multipart
@@ -50,6 +52,16 @@ class FlowReading(Protocol):
     def __call__(self, raw: wire.RawFlow) -> Any: ...
 
 
+class Plan(Protocol):
+    """What a switch should hold, by the interfaces that it has."""
+
+    def __call__(self, interfaces: Mapping[int, str], /) -> Wanted: ...
+
+    @property
+    def cost(self) -> int:
+        """How many flows the next call looks at, as far as is known."""
+
+
 class Owner(Protocol):
     """Who is told of switches, and knows what they should hold.  `token`: of the lease; None on a standby."""
 
@@ -58,7 +70,7 @@ class Owner(Protocol):
     @property
     def history(self) -> History: ...
 
-    def plan(self, dpid: str) -> Callable[[Mapping[int, str]], Wanted]: ...
+    def plan(self, dpid: str) -> Plan: ...
 
     def end_plan(self, plan: Any) -> None: ...
 
@@ -217,7 +229,7 @@ class Link:
             reads = self._session.reads
             more = self._inbox.qsize() > 0
             if event[1:2] and event[1] in MAY_COMPARE and not (more and event[1] == PORT_STATUS):
-                out += self._aside(lambda: self._session.receive(event, now, more))
+                out += self._in_turn(lambda: self._session.receive(event, now, more))
             else:
                 out += self._session.receive(event, now, more)
             self._weigh()
@@ -228,7 +240,7 @@ class Link:
             self._wake_counters(refused if self._session.counted is None else self._session.counted)
         if self._policy_changed or (self._session.behind and not self._inbox.qsize()):
             self._policy_changed = False
-            out += self._aside(lambda: self._session.policy_changed(now))
+            out += self._in_turn(lambda: self._session.policy_changed(now))
         if self._session.unfit and self._new_readers:
             self._readers, self._new_readers = self._readers + self._new_readers, []
             self._wake_readers(Unreachable(f"hypervisor {self.dpid}: {self._session.report.error}"))
@@ -253,6 +265,12 @@ class Link:
             return self._session.lead(token, now)
         self._session.token = token  # a greater one, for the next time that the role is asked for
         return out
+
+    def _in_turn(self, work: Callable[[], T]) -> T:
+        """Work that may compare: in the loop when it is short."""
+        if self._plan.cost + self._session.to_compare <= SHORT:
+            return PACE.work(work)
+        return self._aside(work)
 
     def _aside(self, work: Callable[[], T]) -> T:
         """Runs work of the switch's own in a native thread; only its green thread waits."""

@@ -183,6 +183,11 @@ class Session:
         return len(self._reading) + len(self._actual)
 
     @property
+    def to_compare(self) -> int:
+        """How many flows the next comparison looks at, beside those that the plan changes."""
+        return len(self._reading) + (len(self._desired) if self._look_at is None else len(self._look_at))
+
+    @property
     def counting(self) -> bool:
         """Whether counters were asked for, and the switch has not told all of them."""
         return self._asked.counting is not None
@@ -252,8 +257,6 @@ class Session:
             return []  # what a switch holds is the active controller's to look after
         elif self._drifted:
             return self._on_drift(now)
-        elif self.behind:
-            return self._compare(now)
         elif self._state is State.IDLE and self._audit_interval and now.seconds >= self._audit_at:
             return self._read(now, everything=False)
         return []
@@ -538,7 +541,6 @@ class Session:
         if self.token is None or self._lost_role:
             return self._read(now, everything=False) if self._resync or self._keep_flows else []
         history, cut, moved = self._follow()
-        revision = history.revision
         if self._confirmed_at is not None and not history.knows(self._confirmed_at):
             # The store has become another one: what its revisions were says nothing of what they are.
             self.report, self._confirmed_at = replace(self.report, confirmed=-1), None
@@ -553,6 +555,11 @@ class Session:
             return self._read(now, everything=True)  # and become its master again
         if not self._master:
             return self._read(now, everything=True)
+        return self._follow_up(history, cut, held or history.point, moved, now)
+
+    def _follow_up(self, history: History, cut: int, noted: Point, moved: set[Key], now: Moment) -> list[bytes]:
+        """Sends what differs.  `noted`: the point that the switch has a note of; see `_follow` for the others."""
+        revision = history.revision
         generation = self._desired.unit(GENERATION)
         fresh = not self._actual and not isinstance(generation, Generation)  # no connection has our generation yet
         if not isinstance(generation, Generation):
@@ -560,7 +567,7 @@ class Session:
         turn = self._desired.unit(TURN)
         if not isinstance(turn, Turn):
             turn = Turn(turn_of(self._actual))
-        marks: dict[UnitKey, Unit] = {GENERATION: generation, FENCE: Fence(*(held or history.point))}
+        marks: dict[UnitKey, Unit] = {GENERATION: generation, FENCE: Fence(*noted)}
         if self._forget_cached:
             marks[TURN] = turn
         touched = self._desired.change(marks)
@@ -571,18 +578,20 @@ class Session:
         wrong = changes
         # Every change since the last confirmed one asked to leave live connections alone.
         kept = cut <= self.report.confirmed < revision
+        marks = {}
         if unknown or (not kept and changes.takes_away(judges, asks_for_no_less)):
-            touched |= self._desired.put(GENERATION, Generation(next_generation(generation.number)))
+            marks[GENERATION] = Generation(next_generation(generation.number))
         if changes and self._forget_cached:
-            touched |= self._desired.put(TURN, Turn((turn.number + 1) % TURNS))
+            marks[TURN] = Turn((turn.number + 1) % TURNS)
         if changes:
-            touched |= self._desired.put(FENCE, Fence(*history.point))
-        changes = difference(self._desired, self._actual, None if looked is None else looked | touched)
+            marks[FENCE] = Fence(*history.point)
+            touched = self._desired.change(marks)
+            changes = changes.without(touched) + difference(self._desired, self._actual, touched)
+        if self._look_at is None:
+            self._actual = self._desired.known(self._actual)
         self._look_at = set()
         self.report = replace(self.report, interfaces=dict(self._interfaces))
         if not changes:
-            # All that was read back is as it is meant: it is kept once.
-            self._actual = dict(self._desired.flows) if looked is None else self._actual
             self._owners = self._owners_meant
             return self._confirm(history.point, now, changes)
         # The same revision once more, and yet there is something to do that ports are not the reason of: someone else

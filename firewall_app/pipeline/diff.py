@@ -103,6 +103,13 @@ class Desired(Generic[K, B]):
         """What is in force: the flow of each key."""
         return self._wanted
 
+    def known(self, actual: Mapping[K, B]) -> dict[K, B]:
+        """The same as `actual`, in the objects that are kept here already, as far as they are equal."""
+        same = {key: want for key, want in self._wanted.items() if actual.get(key) == want}
+        if len(same) != len(actual):
+            same.update((key, body) for key, body in actual.items() if key not in same)
+        return same
+
     def unit(self, name: UnitKey) -> Unit | None:
         return self._units.get(name)
 
@@ -136,6 +143,10 @@ class Difference(Generic[K, B]):
             tuple(one for one in self.replaced if one[0] not in keys),
         )
 
+    def __add__(self, other: Difference[K, B]) -> Difference[K, B]:
+        """Both, when they are about different keys."""
+        return Difference(self.delete + other.delete, self.put + other.put, self.replaced + other.replaced)
+
     def takes_away(self, judges: Callable[[K], bool], asks_no_less: Callable[[K, B, B], bool]) -> bool:
         """Whether something may be forbidden now that was allowed, so that live connections must be judged again.
 
@@ -151,8 +162,11 @@ def difference(desired: Desired[K, B], actual: Mapping[K, B], keys: Iterable[K] 
     """The fewest changes that turn `actual` into `desired`; only `keys` are looked at, when given."""
     if keys is None and actual == desired.flows:  # as it mostly is when a switch is read back
         return Difference((), (), ())
+    if keys is None:
+        keys = [key for key in actual if key not in desired.flows]
+        keys += [key for key, want in desired.flows.items() if actual.get(key) != want]
     delete, put, replaced = [], [], []
-    for key in set(actual).union(desired.keys()) if keys is None else keys:
+    for key in keys:
         want, have = desired.get(key), actual.get(key)
         if want == have:
             continue

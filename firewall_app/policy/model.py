@@ -245,7 +245,7 @@ class Peer:
         names = (name.lower() for name in self.tags + self.external_uids)
         return frozenset((*self.networks, *self.droplet_ids, *names))
 
-    @property
+    @cached_property
     def content(self) -> Hashable:
         lists = (self.addresses, self.droplet_ids, self.tags, self.load_balancer_uids, self.kubernetes_ids)
         return tuple(map(frozenset, lists))
@@ -268,7 +268,7 @@ class Rule:
     peer: Peer
     id: int = field(default=0, compare=False)  # 32 bits, 0: not stored yet
 
-    @property
+    @cached_property
     def content(self) -> Hashable:
         """What it says: equal for rules that are the same, so that many can be compared with many."""
         return self.direction, self.protocol, self.ports, self.peer.content

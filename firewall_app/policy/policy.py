@@ -84,6 +84,9 @@ class Policy:
     naming_external: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
     external_with: Mapping[int, frozenset[str]] = field(default_factory=dict)  # droplet -> external peers that hold it
     slots: Mapping[int, frozenset[str]] = field(default_factory=dict)  # slot -> ports
+    account_firewalls: Mapping[str, frozenset[str]] = field(default_factory=dict)  # account -> firewalls
+    firewalls_named: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)  # (account, name) -> them
+    account_tags: Mapping[str, frozenset[TagKey]] = field(default_factory=dict)  # account -> tags
 
     def edit(self) -> Draft:
         """A draft of the next policy."""
@@ -312,9 +315,10 @@ class Draft:
             rows.pop(key, None)
         else:
             rows[key] = new
-        for name, index_key, member in _entries(old):
+        before, after = set(_entries(old)), set(_entries(new))
+        for name, index_key, member in before - after:
             self._members(name, index_key).discard(member)
-        for name, index_key, member in _entries(new):
+        for name, index_key, member in after - before:
             self._members(name, index_key).add(member)
         was = self._changes.get((table, key))
         self._changes[table, key] = Change(was.old if was else old, new)
@@ -336,6 +340,7 @@ _TABLES = (
     "hypervisors", "tags", "droplets", "ports", "firewalls", "port_rules", "external_peers",
     "ports_of", "ports_on", "tagged", "attached_to_droplet", "attached_to_tag",
     "naming_droplet", "naming_tag", "naming_external", "external_with", "slots",
+    "account_firewalls", "firewalls_named", "account_tags",
 )  # fmt: skip
 
 
@@ -383,7 +388,11 @@ def _entries(entity: Entity | None) -> Iterator[tuple[str, Any, Any]]:
             yield "ports_of", entity.droplet_id, entity.id
             yield "ports_on", entity.hypervisor, entity.id
             yield "slots", entity.slot, entity.id
+        case Tag():
+            yield "account_tags", entity.account, entity.key
         case Firewall():
+            yield "account_firewalls", entity.account, entity.id
+            yield "firewalls_named", (entity.account, entity.name), entity.id
             for droplet_id in set(entity.droplet_ids):
                 yield "attached_to_droplet", droplet_id, entity.id
             for key in entity.tag_keys:

@@ -195,6 +195,8 @@ class Core:
         self._groups = Groups(runtime.certain)
         self._reading = runtime.lock()  # the audit log, which has a connection of its own
         self._storing = runtime.lock()  # a store has one connection, and serves one caller at a time
+        # Account -> its firewalls, and the same from the oldest on (firewalls.every).
+        self.by_age: dict[str, tuple[frozenset[str], list[str]]] = {}
         self._switches: dict[str, Switch] = {}
         self._untold: set[str] = set()  # hypervisors whose switches have not been told yet that a write concerns them
         self._cuts: dict[str, int] = {}  # hypervisor -> the newest revision that cuts live connections there

@@ -4,12 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from typing import Generic, TypeVar
 
 from ..policy.model import Direction, Droplet, Entity, ExternalPeer, Firewall, Hypervisor, Port, PortRules, Rule, Tag
 
 Json = dict[str, object]
+V = TypeVar("V")
+T = TypeVar("T")
+
+
+class Kept(Generic[V, T]):
+    """A function of a frozen value alone: called once for each, the result is kept with the value and goes with it."""
+
+    def __init__(self, work: Callable[[V], T]) -> None:
+        self._work = work
+        self._name = f"_{work.__name__}"  # beside the value's fields, as functools.cached_property has it
+
+    def __call__(self, value: V) -> T:
+        known: dict[str, T] = value.__dict__
+        if self._name not in known:
+            known[self._name] = self._work(value)
+        return known[self._name]
+
+    def has(self, value: V) -> bool:
+        """Whether it was called for a value, so that the result costs nothing."""
+        return self._name in value.__dict__
 
 
 def moment(value: datetime | None) -> str | None:
@@ -38,6 +59,28 @@ def rule(value: Rule) -> Json:
 
 def rules(values: Iterable[Rule]) -> list[Json]:
     return [rule(value) for value in values]
+
+
+@Kept
+def rule_text(value: Rule) -> str:
+    """`rule` as text."""
+    return json.dumps(rule(value))
+
+
+def rules_text(values: Iterable[Rule]) -> str:
+    return f"[{', '.join(map(rule_text, values))}]"
+
+
+@Kept
+def firewall_text(value: Firewall) -> tuple[bytes, bytes]:
+    """All members of a firewall's JSON that were written: id and name, and the rest."""
+    named = json.dumps({"id": value.id, "name": value.name})[1:-1]
+    attached = json.dumps({"droplet_ids": value.droplet_ids, "tags": value.tags})[1:-1]
+    rest = (
+        f'"created_at": {json.dumps(moment(value.created_at))}, "inbound_rules": {rules_text(value.inbound_rules)}, '
+        f'"outbound_rules": {rules_text(value.outbound_rules)}, {attached}'
+    )
+    return named.encode(), rest.encode()
 
 
 def entity(value: Entity) -> Json:
@@ -119,8 +162,12 @@ def name_of(value: Entity) -> tuple[str, str | int]:
     return kind, name
 
 
+@Kept
 def etag(value: Entity) -> str:
     """An entity tag (RFC 9110, 8.8.3) that differs when what was written differs; how switches stand is left out."""
-    number = value.number if isinstance(value, Tag) else None  # a tag that was deleted and made again is another one
-    text = json.dumps([type(value).__name__, number, entity(value)], sort_keys=True)
-    return f'"{hashlib.sha256(text.encode()).hexdigest()[:20]}"'
+    if isinstance(value, Firewall):
+        text = b", ".join((b"Firewall", json.dumps(value.account).encode(), *firewall_text(value)))
+    else:
+        number = value.number if isinstance(value, Tag) else None  # a tag that was deleted and made again is another
+        text = json.dumps([type(value).__name__, number, entity(value)], sort_keys=True).encode()
+    return f'"{hashlib.sha256(text).hexdigest()[:20]}"'

@@ -84,7 +84,8 @@ def delete(core: Core, droplet_id: int, with_ports: bool = False) -> Written[Dro
 
 
 def tags(core: Core, account: str) -> list[Tag]:
-    return sorted((t for t in core.policy.tags.values() if t.account == account), key=lambda tag: tag.name)
+    found = (core.policy.tags[key] for key in core.policy.account_tags.get(account, ()))
+    return sorted(found, key=lambda tag: tag.name)
 
 
 def find_tag(policy: Policy, account: str, name: str) -> Tag:
@@ -103,9 +104,9 @@ def create_tag(core: Core, account: str, name: str) -> Written[Tag]:
     """An existing tag is no error, and keeps its first spelling.  Raises Invalid when the account has too many."""
 
     def edit(draft: Draft) -> Tag:
-        tags = draft.peek().tags
-        if tag_key(account, name) not in tags:
-            room_for_one(tags.values(), account, "tags", core.limits.account_tags)
+        policy = draft.peek()
+        if tag_key(account, name) not in policy.tags:
+            room_for_one(len(policy.account_tags.get(account, ())), account, "tags", core.limits.account_tags)
         _create_tags(draft, account, (name,))
         return draft.peek().tags[tag_key(account, name)]
 

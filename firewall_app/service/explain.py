@@ -18,7 +18,7 @@ from ..pipeline.plan import units as compiled
 from ..pipeline.probes import SOURCE_PORT, frame_of
 from ..pipeline.tables import TAG_SET, Kind, cookie_parts
 from ..pipeline.tracker import SYN
-from ..pipeline.unit import Generation, RuleFlows, Unit, UnitKey
+from ..pipeline.unit import Generation, RuleFlows, SetMembers, Unit, UnitKey
 from ..pipeline.walker import Bridge
 from ..policy.decide import Check, Decision, Packet, Verdict, decide
 from ..policy.errors import Fault, Invalid
@@ -307,7 +307,12 @@ def _units(wanted: dict[UnitKey, Unit], packet: Packet, decision: Decision) -> I
             keys.append(("own set", f"{check.rule.id}"))
             flows = wanted.get(("rule", f"{check.rule.id}"))
             sets = flows.sets if isinstance(flows, RuleFlows) else ()
-            keys += [("tag", f"{members.number} {side}") for members, _ in sets if members.kind == TAG_SET]
+            asked = {members for members, _ in sets if members.kind == TAG_SET}
+            keys += [
+                key
+                for key, unit in wanted.items()
+                if isinstance(unit, SetMembers) and unit.set in asked and unit.direction is check.direction
+            ]
     # Last: of two drops of one priority the port's own is to be met.
     keys += [("uplinks", ""), ("static", "")]
     yield from (wanted[key] for key in dict.fromkeys(keys) if key in wanted)

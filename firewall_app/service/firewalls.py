@@ -63,7 +63,13 @@ def find(policy: Policy, account: str, firewall_id: str) -> Firewall:
 
 def every(core: Core, account: str) -> list[Firewall]:
     """All firewalls of an account, the oldest first."""
-    return sorted((f for f in core.policy.firewalls.values() if f.account == account), key=_age)
+    policy = core.policy
+    ids = policy.account_firewalls.get(account, frozenset())
+    known, ordered = core.by_age.get(account, (None, []))
+    if known is not ids:  # an index is another object when it is another
+        ordered = sorted(ids, key=lambda one: _age(policy.firewalls[one]))
+        core.by_age[account] = ids, ordered
+    return [policy.firewalls[one] for one in ordered]
 
 
 def of_droplet(core: Core, account: str, droplet_id: int) -> list[Firewall]:
@@ -90,9 +96,10 @@ def create(core: Core, account: str, spec: FirewallSpec) -> Written[Firewall]:
                 raise Conflict(f"firewall {made}, which this Idempotency-Key made, has been deleted")
             return firewall
         wanted = _checked(policy, account, spec, core.limits)
-        if any(f.account == account and f.name == spec.name for f in policy.firewalls.values()):
+        if policy.firewalls_named.get((account, spec.name)):
             raise Conflict("duplicate name")
-        room_for_one(policy.firewalls.values(), account, "firewalls", core.limits.account_firewalls)
+        count = len(policy.account_firewalls.get(account, ()))
+        room_for_one(count, account, "firewalls", core.limits.account_firewalls)
         firewall = Firewall(
             str(uuid.uuid4()), account, wanted.name,
             keep_ids(draft, (), wanted.inbound_rules), keep_ids(draft, (), wanted.outbound_rules),
@@ -111,7 +118,7 @@ def update(core: Core, account: str, firewall_id: str, spec: FirewallSpec) -> Wr
         policy = draft.peek()
         old = find(policy, account, firewall_id)
         wanted = _checked(policy, account, spec, core.limits)
-        if any(f.account == account and f.name == spec.name and f.id != old.id for f in policy.firewalls.values()):
+        if policy.firewalls_named.get((account, spec.name), frozenset()) - {old.id}:
             raise Conflict("duplicate name")
         new = replace(
             old, name=wanted.name, droplet_ids=wanted.droplet_ids, tags=wanted.tags,

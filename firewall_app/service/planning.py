@@ -7,16 +7,19 @@ them.  What is noted comes before the policy that it leads to, so that a note is
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from ..history import History
 from ..pipeline.compile import Rulings
 from ..pipeline.plan import Parts, Plan
-from ..pipeline.touched import Touched
-from ..policy.policy import Policy
+from ..pipeline.touched import SharedKey, Touched
+from ..policy.model import Firewall, PortRules
+from ..policy.policy import Policy, owner_of
 from ..progress import Wanted
 
 Kept = tuple[Policy, History, int]  # what is in force; the serial number grows with each
+FLOWS_OF_PORT = 50
+MOST_COUNTED = 10_000  # flows; whoever asks what a call costs need not know more
 MOST_NOTED = 10_000  # changes that one switch has not asked for; then it begins anew
 
 
@@ -63,6 +66,43 @@ class Planning:
         return Wanted(history, delta.units, self._cut(), None if found is None else delta.gone)
 
     @property
-    def little(self) -> bool:
-        """Whether following takes less than a moment, as far as is known."""
-        return self._begun >= self._anew
+    def cost(self) -> int:
+        """How many flows the next call looks at, about; more than MOST_COUNTED is told as that."""
+        policy, _, _ = self._kept()
+        if self._begun < self._anew:
+            return _cost(policy, policy.ports_on.get(self.dpid, ()))
+        total = 0
+        for _, touched in list(self._noted):
+            total += 4 * len(touched.members) + FLOWS_OF_PORT * len(touched.ports)
+            total += sum(len(policy.ports_on.get(self.dpid, ())) for dpid in touched.hosts if dpid == self.dpid)
+            total += sum(_size(policy.rule_set(owner)) for owner in touched.rule_sets)
+            total += sum(_members(policy, key) for key in touched.shared)
+            if total > MOST_COUNTED:
+                break
+        return total
+
+
+def _cost(policy: Policy, port_ids: Iterable[str]) -> int:
+    total = 0
+    counted: set[str] = set()
+    for port_id in port_ids:
+        rule_sets = {owner_of(rules): rules for rules in policy.rule_sets_of(policy.ports[port_id])}
+        total += FLOWS_OF_PORT + sum(_size(rules) for owner, rules in rule_sets.items() if owner not in counted)
+        counted.update(rule_sets)
+        if total > MOST_COUNTED:
+            break
+    return total
+
+
+def _size(rules: Firewall | PortRules | None) -> int:
+    """Entries of all rules, and each rule."""
+    if rules is None:
+        return 0
+    return sum(1 + sum(map(len, rule.peer.lists)) for rule in rules.rules)
+
+
+def _members(policy: Policy, key: SharedKey) -> int:
+    if isinstance(key, str):
+        peer = policy.external_peers.get(key)
+        return 2 * (len(peer.addresses) + len(peer.droplet_ids)) if peer is not None else 0
+    return 4 * len(policy.tagged.get(key, ()))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from ..policy.errors import Fault, Invalid
-from ..policy.model import Firewall, Rule, Tag, TagKey, tag_key
+from ..policy.model import Rule, TagKey, tag_key
 from ..policy.policy import Draft, Policy
 from .core import Core, Limits
 
@@ -64,9 +64,8 @@ def too_many(at: str, what: str, items: Sequence[object], limit: int) -> list[Fa
     return [Fault(at, f"must have no more than {limit} {what}, not {len(items)}")]
 
 
-def room_for_one(items: Iterable[Firewall | Tag], account: str, what: str, limit: int) -> None:
+def room_for_one(count: int, account: str, what: str, limit: int) -> None:
     """Raises Invalid when an account has as many as it may have; 0 is no limit."""
-    count = sum(item.account == account for item in items) if limit else 0
     if limit and count >= limit:
         raise Invalid.one("", f"account {account} has {count} {what}; no more than {limit} are allowed")
 
@@ -83,7 +82,7 @@ def keep_ids(draft: Draft, old: Sequence[Rule], new: Sequence[Rule]) -> tuple[Ru
     written anew with one more, only that one is new to the switches.
     """
     free = list(old)
-    ids: dict[int, int] = {}  # place among the new rules -> id
+    kept: dict[int, Rule] = {}  # place among the new rules -> the one whose id it keeps
     alike: tuple[Callable[[Rule, Rule], bool], ...] = (
         lambda was, rule: was == rule,
         lambda was, rule: was.same(rule),
@@ -94,13 +93,18 @@ def keep_ids(draft: Draft, old: Sequence[Rule], new: Sequence[Rule]) -> tuple[Ru
     )
     for like in alike:
         for place, rule in enumerate(new):
-            known = next((was for was in free if like(was, rule)), None) if place not in ids else None
+            known = next((was for was in free if like(was, rule)), None) if place not in kept else None
             if known is not None:
                 free.remove(known)
-                ids[place] = known.id
-    return tuple(
-        replace(rule, id=ids[place] if place in ids else draft.new_rule_id()) for place, rule in enumerate(new)
-    )
+                kept[place] = known
+    return tuple(_numbered(draft, rule, kept.get(place)) for place, rule in enumerate(new))
+
+
+def _numbered(draft: Draft, rule: Rule, was: Rule | None) -> Rule:
+    """A rule with an id; the very one that was there, with all that is known of it, when it is written alike."""
+    if was is None:
+        return replace(rule, id=draft.new_rule_id())
+    return was if (was, was.ports.written) == (rule, rule.ports.written) else replace(rule, id=was.id)
 
 
 def added(draft: Draft, old: Sequence[Rule], new: Sequence[Rule]) -> tuple[Rule, ...]:
