@@ -592,8 +592,6 @@ class Session:
         self._look_at = set()
         self.report = replace(self.report, interfaces=dict(self._interfaces))
         if not changes:
-            # What was read and is right is what is meant: kept once.
-            self._actual = dict(self._desired.flows) if looked is None else self._actual
             self._owners = self._owners_meant
             return self._confirm(history.point, now, changes)
         # The same revision once more, and yet there is something to do that ports are not the reason of: someone else
