@@ -10,7 +10,7 @@ from policies import ANYONE, DPID, FIREWALL, rule, small, with_inbound
 from firewall_app.history import beginning
 from firewall_app.pipeline.compile import Rulings
 from firewall_app.pipeline.plan import Parts, units
-from firewall_app.pipeline.touched import touched
+from firewall_app.pipeline.touched import Touched, touched
 from firewall_app.policy.model import Droplet, Hypervisor, Peer, Port, Tag
 from firewall_app.policy.policy import Policy
 from firewall_app.service import planning as module
@@ -163,6 +163,47 @@ def test_the_cost_tells_what_is_short_from_what_is_long() -> None:
     peer = replace(ANYONE, addresses=tuple(f"10.{n >> 8}.{n & 255}.0/24" for n in range(3000)))
     kept.change(with_inbound(kept.kept[0], replace(firewall.inbound_rules[0], peer=peer)))
     assert kept.planning.cost > 3000
+
+
+@pytest.mark.parametrize("how", ["it connects", "a rule names it", "a port comes behind a rule that names it"])
+def test_the_cost_counts_a_set_that_a_switch_does_not_have_yet(how: str) -> None:
+    draft = small().edit()
+    draft.put(Tag("default", "db"))
+    for number in range(1000):
+        mac, address = f"02:00:00:01:{number >> 8:02x}:{number & 255:02x}", f"10.2.{number >> 8}.{number & 255}"
+        draft.put(Droplet(1000 + number, name="far", tags=("db",)))
+        draft.put(
+            Port(f"far{number}", 1000 + number, "0000000000000002", "tap", None, mac, (address,), slot=number + 9)
+        )
+    without = draft.done()
+    naming = with_inbound(without, rule("inbound", "tcp", "443", Peer(tags=("db",)), 1443))
+    if how == "it connects":
+        kept = Kept(naming)
+        assert kept.planning.cost > 2000
+        kept.ask()
+        kept.change(
+            with_inbound(naming, *naming.firewalls[FIREWALL].inbound_rules, rule("inbound", "tcp", "1", ANYONE, 9))
+        )
+    elif how == "a rule names it":
+        kept = Kept(without)
+        kept.ask()
+        kept.change(naming)
+        assert kept.planning.cost > 2000
+    else:
+        kept = Kept(tagged(naming, 101))
+        kept.ask()
+        kept.change(naming)
+        assert kept.planning.cost > 2000
+    kept.ask()
+    kept.change(tagged(kept.kept[0], 1000))
+    assert kept.planning.cost < 200, "it has the set"
+
+
+def test_a_change_of_many_ports_elsewhere_costs_nothing_here() -> None:
+    kept = Kept(small())
+    kept.ask()
+    kept.planning.note(1, Touched(ports=frozenset(f"far{number}" for number in range(1000))))
+    assert kept.planning.cost == 0
 
 
 def test_who_works_with_an_older_policy_neither_gets_nor_leaves_a_part_of_another() -> None:

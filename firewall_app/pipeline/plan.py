@@ -15,7 +15,7 @@ what touched rule sets ask.  That it is the same part is seen at once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Generic, NamedTuple, TypeVar
 
@@ -211,6 +211,20 @@ class Plan:
         self._rule_sets: dict[str, Part] = {}
         self._asking: Counter[SetName] = Counter()  # shared set -> rule sets here that ask it
         self._shared: dict[SetName, Part] = {}
+
+    @property
+    def ports(self) -> Set[str]:
+        """The droplet ports that it has units of."""
+        return self._ports.keys()
+
+    @property
+    def rule_sets(self) -> Set[str]:
+        """The owners of the rules that it has units of."""
+        return self._rule_sets.keys()
+
+    def asks(self, key: SharedKey) -> bool:
+        """Whether it has units of a shared set."""
+        return any((key, direction) in self._shared for direction in Direction)
 
     def follow(self, policy: Policy, serial: int, interfaces: Mapping[int, str], touched: Touched | None) -> Delta:
         """The plan becomes that of a policy; says what differs from what it was.
