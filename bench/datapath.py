@@ -161,7 +161,6 @@ def _cloud_firewall(lab: Lab, key: str, others: int) -> Contestant:
     controller = lab.keep(Controller(lab.directory / "controller", host=lab.address))
     controller.start()
     host.connect(f"tcp:{lab.address}:{controller.openflow_port}")
-    wait_until("the controller", lambda: host.connected, 30, 0.05)
     cloud = Cloud(lab, controller)
     cloud.call("PUT", f"/v1/hypervisors/{host.dpid}", {"name": host.name, "uplinks": [host.uplink]})
     for number, machine in enumerate(machines):

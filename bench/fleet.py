@@ -5,7 +5,6 @@ Each hypervisor has some droplets, all behind one firewall; a rule of that names
 
 from __future__ import annotations
 
-import http.client
 import os
 import re
 import time
@@ -30,7 +29,7 @@ from firewall_app.policy.model import (
 )
 from firewall_app.policy.policy import Draft, Policy
 from firewall_app.store import Store
-from lab.controller import RYU, TOKEN, Controller, free_port, is_listened_on
+from lab.controller import RYU, Controller, free_port, is_listened_on
 from lab.system import LabError, end, spawn, tail, wait_until
 
 FIREWALL = "6b6e0e2e-55b5-4d0b-9d7e-0d5a4a3c0001"
@@ -86,24 +85,16 @@ class Fleet:
 
     def __init__(self, controller: Controller, swarm: Swarm, hypervisors: int) -> None:
         self.controller, self.swarm, self.hypervisors = controller, swarm, hypervisors
-        self._http = http.client.HTTPConnection(controller.rest.host, controller.rest.port, timeout=PATIENCE)
 
     @property
     def pid(self) -> int:
         return self.controller.pid
 
-    def get(self, path: str) -> bytes:
-        """On one connection that is kept."""
-        self._http.request("GET", path, headers={"Authorization": f"Bearer {TOKEN}", "Accept": "*/*"})
-        response = self._http.getresponse()
-        body = response.read()
-        if response.status != 200:
-            raise LabError(f"GET {path}: {response.status} {body[:200]!r}")
-        return body
-
     def count(self, state: str) -> int:
         """Registered hypervisors in a state."""
-        found = re.search(rf'^firewall_hypervisors{{state="{state}"}} (\d+)', self.get("/metrics").decode(), re.M)
+        found = re.search(
+            rf'^firewall_hypervisors{{state="{state}"}} (\d+)', self.controller.call("GET", "/metrics").json, re.M
+        )
         return int(found[1]) if found else 0
 
     def connect(self) -> float:
@@ -114,7 +105,7 @@ class Fleet:
         self.swarm.do("reset")
         self.swarm.do("connect", first=1, count=self.hypervisors)
         wait_until("every hypervisor's flows to be read", self._all_read, PATIENCE, 0.02)
-        wait_until("all in sync", lambda: self.count("in_sync") == self.hypervisors, PATIENCE, 0.02)
+        wait_until("all in sync", lambda: self.count("in_sync") == self.hypervisors, PATIENCE, 0.05)
         return time.monotonic()
 
     def _all_read(self) -> bool:
@@ -125,9 +116,6 @@ class Fleet:
         """All go at once, as when a network breaks; until the controller knows."""
         self.swarm.do("disconnect", first=1, count=self.hypervisors, reset=1)
         wait_until("nobody to be there", lambda: self.count("unreachable") == self.hypervisors, PATIENCE, 0.1)
-
-    def close(self) -> None:
-        self._http.close()
 
 
 @contextmanager
@@ -142,10 +130,7 @@ def fleet(directory: Path, hypervisors: int, ports: int = PORTS, rules: int = RU
         controller = stack.enter_context(Controller(directory))
         interfaces = ("eth0", *(f"tap{place}" for place in range(1, ports + 1)))
         swarm = stack.enter_context(Swarm(controller.host, controller.openflow_port, interfaces))
-        found = Fleet(controller, swarm, hypervisors)
-        stack.callback(found.close)
-        found.get("/metrics")
-        yield found
+        yield Fleet(controller, swarm, hypervisors)
 
 
 class Plain:

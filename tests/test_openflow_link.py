@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import logging
 import threading
+import weakref
 from collections import Counter
 from types import SimpleNamespace
 
@@ -293,6 +295,40 @@ def test_time_passes_though_messages_never_cease(running):
             link.received(message(3, 1))
             eventlet.sleep(0.001)
     assert datapath.closed
+
+
+def test_nobody_is_woken_while_nothing_is_due(running):
+    """Thousands of idle switches cost what their echoes cost."""
+    owner, _, link = running
+    waits, get = [], link._inbox.get
+
+    def recorded(timeout):
+        waits.append(timeout)
+        return get(timeout=timeout)
+
+    link._inbox.get = recorded
+    owner.policy, owner.revision = with_inbound(owner.policy), 1
+    link.policy_changed()
+    until(lambda: owner.reports[-1].confirmed == 1 and waits[-1] is None)
+    assert any(wait is not None and 25 < wait <= 30 for wait in waits), "while an answer was due"
+
+
+def test_what_a_link_held_goes_with_it_and_not_with_the_garbage_collector():
+    owner, datapath = Owner(), Datapath(FakeSwitch())
+    link = Link(owner, datapath, lambda raw: raw.cookie, reply_timeout=30, audit_interval=0)
+    datapath.firewall_link = link
+    eventlet.spawn_n(link.run)
+    until(lambda: owner.reports and owner.reports[-1].sync is Sync.IN_SYNC)
+    session = weakref.ref(link._session)
+    gc.collect()
+    gc.disable()
+    try:
+        link.close()
+        until(lambda: owner.gone)
+        del link
+        until(lambda: session() is None)
+    finally:
+        gc.enable()
 
 
 def test_a_long_comparison_holds_up_nobody_else(running):

@@ -545,6 +545,29 @@ def test_an_audit_finds_and_counts_what_was_changed_behind_our_back():
     assert talk.report.last_repair_at == talk.now.wall
 
 
+def test_what_was_read_and_is_right_is_kept_once():
+    again = Talk(Talk().switch)
+    assert (again.switch.commits, again.report.sync) == (1, Sync.IN_SYNC)
+    held, meant = again.session._actual, again.session._desired.flows
+    assert held
+    assert all(held[key] is body for key, body in meant.items())
+
+
+def test_tick_is_due_when_something_has_to_be_looked_at_and_not_before():
+    assert Talk(audit_interval=0).session.due is None
+    talk = Talk(audit_interval=300, reply_timeout=30)
+    audit = talk.session.due
+    begun, interval = talk.now.seconds, 300
+    assert begun + interval / 2 <= audit <= begun + interval, "not all of a fleet at the same time"
+    talk.pass_time(audit - begun - 1)
+    assert (talk.session.reads, talk.session.due) == (1, audit)
+    talk.pass_time(1.5)
+    assert (talk.session.reads, talk.session.due) == (2, talk.now.seconds + interval)
+    talk.switch.mute = frozenset({20})
+    talk.change(with_inbound(talk.policy))
+    assert talk.session.due == talk.now.seconds + 30, "the answer to a bundle"
+
+
 def test_a_dump_in_many_parts_is_compared_whole():
     talk = Talk(policy=small(rules=120))
     assert sum(len(k.match) for k in talk.switch.flows) > 8000
@@ -559,3 +582,15 @@ def test_numbers_taken_at_once_are_those_taken_one_by_one():
         questions._xid = 0xFFFFFFFD  # the highest number is three away
     assert one.next_xids(5) == [other.next_xid() for _ in range(5)]
     assert one.next_xid() == other.next_xid()
+
+
+def test_a_switch_that_is_in_step_has_its_flows_kept_once():
+    talk = Talk()
+    again = Talk(talk.switch, talk.policy)
+    assert again.report.sync is Sync.IN_SYNC
+    held, meant = again.session._actual, again.session._desired.flows
+    assert len(held) > 50
+    assert {id(key) for key in held} == {id(key) for key in meant}
+    assert {id(body) for body in held.values()} == {id(body) for body in meant.values()}
+    again.change(with_inbound(again.policy, rule("inbound", "tcp", "443", ANYONE, 77)))
+    assert again.session._actual == again.switch.flows, "what one changes is not the other's"

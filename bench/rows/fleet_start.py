@@ -20,7 +20,7 @@ NOTES = {
 
 
 def measure(run: Run) -> Iterator[Series]:
-    each, once = ((5, 20), ()) if run.quick else ((100, SIZE), (10, 300, 3000))
+    each, once = ((5,), ()) if run.quick else ((100, SIZE), (10, 300, 3000))
     rounds = [(who, size) for _ in range(run.runs) for size in each for who in (US, BYTES)]
     rounds += [(US, size) for size in once] + [(OBJECTS, min(each))]
     found: dict[tuple[str, str, int], list[float]] = defaultdict(list)

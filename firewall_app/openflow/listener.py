@@ -116,6 +116,9 @@ class Lines:
 LINES = Lines()
 
 
+def _nothing() -> None: ...
+
+
 class Connection:
     """A switch's connection, with what Ryu's `Datapath` calls of a socket.
 
@@ -129,7 +132,7 @@ class Connection:
         self.host: str = address[0]
         self.since = time.monotonic()
         self.identity: Identity | None = None  # of a peer that showed a certificate
-        self.known: Callable[[], None] = lambda: None  # to be called when it has said who it is, and may stay
+        self.known: Callable[[], None] = _nothing  # to be called when it has said who it is, and may stay
         self.ended: str | None = None  # why; None while it goes on
 
     def secure(self, context: ssl.SSLContext) -> None:
@@ -315,6 +318,7 @@ class Listener:
         finally:
             self._open.discard(connection)
             self._strangers.leave(connection)
+            connection.known = _nothing
             connection.close()
 
     def _secure(self, connection: Connection, certificate: Certificate) -> None:
