@@ -74,7 +74,7 @@ def _of_size(run: Run, size: Size, suffix: str, done: float, share: float) -> It
                 _others(found, one, number, 1 if run.quick else THEIRS)
         sent = _flow_mods(lab, ours)
     for (who, what), values in found.items():
-        note = "one value: each port is set up anew" if len(values) == 1 and who.startswith("Neutron") else ""
+        note = "one value: it sets up each port anew" if (len(values), what) == (1, JOIN) else ""
         yield Series(who, what + suffix, "ms", tuple(values), note=note)
     for what, counts in sent.items():
         yield Series(US, SENT + what + suffix, "messages", tuple(counts), note="to the hypervisor of the ports")

@@ -6,6 +6,7 @@ The words are those of rows; what was reached is judged here anew, from the figu
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -22,8 +23,9 @@ PAGE = """\
 
 What this controller costs, beside others that do the same and beside what bounds it, on one machine, in one run: all
 contestants of a row take turns (A B C, A B C), so that what else the machine does falls on all of them. Machines are
-shared and noisy; a ratio from one run says more than a time. Figures are medians; *spread* is the middle half of all
-values, from a quarter to three quarters. Why so, and which peers: [decision 32](decisions/0032-benchmarks.md).
+shared and noisy; a ratio from one run says more than a time. Figures are medians; *(x 3)* is three times ours; *spread*
+is the middle half of all values, from a quarter to three quarters. Why so, and which peers:
+[decision 32](decisions/0032-benchmarks.md).
 
 {summary}
 
@@ -34,15 +36,15 @@ values, from a quarter to three quarters. Why so, and which peers: [decision 32]
 ## Again
 
 ```sh
-make bench                                     # all of it, {minutes:.0f} minutes here; Debian 12, as root
+make bench                                     # all of it, some {minutes:.0f} min here; Debian 12, as root
 make bench ROWS="full-load add-rule" RUNS=9    # some rows, more often; the others stay as they were
 .venv/bin/python -m bench --list
 .venv/bin/python -m bench.page docs/benchmarks/results.json     # this page again, from the figures
 ```
 
 All values of all runs are in [results.json](benchmarks/results.json). What is needed is installed: packages of Debian,
-and for Neutron's driver a virtual environment of its own in `run/bench/`. Everything runs in network namespaces and
-temporary directories, and is gone afterwards.
+and for Neutron's driver a virtual environment of its own in `run/bench/`; these stay. All else is in network namespaces
+and temporary directories, and is gone afterwards.
 
 {rows}
 """
@@ -73,10 +75,10 @@ def _summary(row: Row, result: Result) -> tuple[str, ...]:
     verdicts = [target.judge(result.series) for target in row.targets]
     targets = [target.text for target in row.targets]
     marks = [f"{'yes' if verdict.met else '**no**'} ({verdict.text})" for verdict in verdicts]
-    plain = [one for one in result.series if one.x is None]
+    plain = [one for one in result.series if one.x is None and (one.what in row.headline or not row.headline)]
     several = len({one.what for one in plain}) > 1
     ours = [_figure(one, several) for one in plain if one.who == US]
-    others = [f"{one.who}: {_figure(one, several)}" for one in plain if one.who != US]
+    others = [f"{one.who}: {_figure(one, several)}{_times(one, plain)}" for one in plain if one.who != US]
     title = f"[{row.title}](#{row.name})" + (f"<br>*ended early: {_cell(result.error)}*" if result.error else "")
     lists = (targets, ours, others, marks)
     return (title, *("<br>".join(map(_cell, texts)) or "-" for texts in lists))
@@ -86,13 +88,18 @@ def _figure(one: Series, named: bool) -> str:
     return f"{one.what + ' ' if named else ''}{number(one.median)} {one.unit}"
 
 
+def _times(one: Series, series: Sequence[Series]) -> str:
+    ratio = _ratio(one, series)
+    return f" (x {ratio})" if ratio else ""
+
+
 # --- one row
 
-HEADS = ("who", "what", "median", "spread", "p99", "values", "of ours", "")
+HEADS = ("who", "what", "median", "spread", "p99", "values", "times ours", "")
 
 
 def _section(row: Row, result: Result, folder: str) -> str:
-    parts = [f"## {row.name}", f"{row.title}. {row.about}"]
+    parts = [f"## {row.name}", textwrap.fill(f"{row.title}. {row.about}", 120, break_on_hyphens=False)]
     if result.error:
         parts.append(f"**Ended early:** {result.error}")
     plain = [one for one in result.series if one.x is None]
@@ -109,8 +116,6 @@ def _section(row: Row, result: Result, folder: str) -> str:
 
 
 def _line(one: Series, series: Sequence[Series]) -> tuple[str, ...]:
-    ours = next((other for other in series if other.who == US and other.what == one.what), None)
-    ratio = f"{number(one.median / ours.median)}" if ours is not None and ours.median else ""
     return (
         f"**{_cell(one.who)}**" if one.who == US else _cell(one.who),
         _cell(one.what),
@@ -118,9 +123,15 @@ def _line(one: Series, series: Sequence[Series]) -> tuple[str, ...]:
         f"{number(one.quantile(0.25))} to {number(one.quantile(0.75))}",
         number(one.quantile(0.99)) if len(one.values) >= MANY else "",
         str(len(one.values)),
-        "" if one.who == US else ratio,
+        "" if one.who == US else _ratio(one, series),
         _cell(one.note),
     )
+
+
+def _ratio(one: Series, series: Sequence[Series]) -> str:
+    """To ours at the same; empty where either was not measured."""
+    ours = next((other for other in series if other.who == US and other.what == one.what), None)
+    return number(one.median / ours.median) if ours is not None and ours.median and one.values else ""
 
 
 MANY = 50  # values from which on the hundredth part of them is told

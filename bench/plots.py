@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
 from .results import number
 from .row import US, Plot, Series
@@ -50,10 +51,8 @@ def draw(plot: Plot, series: Sequence[Series], path: Path) -> bool:
         axes.set_ylabel(plot.y)
         if any(one.x is not None for one in shown):
             _lines(axes, plot, shown, who)
-        elif len(plot.what) == 1:
-            _bars(axes, plot, shown, who)
         else:
-            _groups(axes, plot, shown, who)
+            _ranking(axes, plot, shown, who)
         if len(axes.get_legend_handles_labels()[0]) > 1:
             figure.legend(loc="outside lower center", ncols=2, fontsize=8)
         figure.savefig(path, metadata={"Date": None})
@@ -73,57 +72,61 @@ def _lines(axes: Axes, plot: Plot, shown: Sequence[Series], who: Sequence[str]) 
                       marker=MARKERS[place % len(MARKERS)], label=label)  # fmt: skip
             axes.fill_between(xs, [one.quantile(0.25) for one in points], [one.quantile(0.75) for one in points],
                               color=COLOURS[place % len(COLOURS)], alpha=0.15, linewidth=0)  # fmt: skip
-    _scale(axes, plot)
+    _scale(axes, plot, shown)
 
 
-def _bars(axes: Axes, plot: Plot, shown: Sequence[Series], who: Sequence[str]) -> None:
-    """One thing that all of them did: a lying bar for each, beside its name."""
-    order = sorted(shown, key=lambda one: who.index(one.who))
-    colours = [COLOURS[who.index(one.who) % len(COLOURS)] for one in order]
-    axes.barh(range(len(order)), [one.median for one in order], 0.6, xerr=_spread(order), color=colours, ecolor=EDGE)
-    axes.set_yticks(range(len(order)), [one.who for one in order])
-    axes.invert_yaxis()
+def _ranking(axes: Axes, plot: Plot, shown: Sequence[Series], who: Sequence[str]) -> None:
+    """Who did it how fast: a bar for each beside its name, or a point where the axis has no 0 for a bar to begin at."""
+    found = {(one.who, one.what): one for one in shown}
+    order = sorted(who, key=lambda name: min(one.median for one in shown if one.who == name))
+    high = 0.8 / len(plot.what)
+    for place, what in enumerate(plot.what):
+        label: str | None = what
+        for row, name in enumerate(order):
+            if (one := found.get((name, what))) is None:
+                continue
+            at = row + (place - (len(plot.what) - 1) / 2) * high
+            colour = COLOURS[place if len(plot.what) > 1 else name != US]
+            spread = _spread(one)
+            if plot.log_y:
+                axes.errorbar(one.median, at, xerr=spread, fmt=MARKERS[place], color=colour, ecolor=EDGE, label=label)
+            else:
+                axes.barh(at, one.median, high * 0.8, xerr=spread, color=colour, ecolor=EDGE, label=label)
+            label = None
+            end = one.quantile(0.75) if len(one.values) > 1 else one.median
+            axes.annotate(number(one.median), (end, at), xytext=(5, 0), textcoords="offset points", va="center")
+    axes.set_yticks(range(len(order)), order)
+    axes.set_ylim(len(order) - 0.4, -0.6)  # the fastest above
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(plot.y)
     axes.set_ylabel(plot.x)
+    axes.margins(x=0.12)
     if plot.log_y:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(_tick))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        _logarithmic(axes.set_xscale, axes.xaxis, [one.median for one in shown])
+    else:
+        axes.set_xlim(left=0)
 
 
-def _groups(axes: Axes, plot: Plot, shown: Sequence[Series], who: Sequence[str]) -> None:
-    """Several things: a group of bars for each."""
-    width = 0.8 / len(who)
-    for place, name in enumerate(who):
-        found = [(at, one) for at, what in enumerate(plot.what) for one in shown if (one.who, one.what) == (name, what)]
-        middle = (place - (len(who) - 1) / 2) * width
-        series = [one for _, one in found]
-        axes.bar([at + middle for at, _ in found], [one.median for one in series], width, yerr=_spread(series),
-                 color=COLOURS[place % len(COLOURS)], ecolor=EDGE, label=name)  # fmt: skip
-    axes.set_xticks(range(len(plot.what)), plot.what)
-    axes.grid(visible=False, axis="x")
-    _scale(axes, plot)
+def _spread(one: Series) -> list[list[float]]:
+    return [[max(0.0, one.median - one.quantile(0.25))], [max(0.0, one.quantile(0.75) - one.median)]]
 
 
-def _spread(series: Sequence[Series]) -> list[list[float]]:
-    low = [max(0.0, one.median - one.quantile(0.25)) for one in series]
-    return [low, [max(0.0, one.quantile(0.75) - one.median) for one in series]]
-
-
-def _scale(axes: Axes, plot: Plot) -> None:
-    """Marks are numbers as people write them; what is not logarithmic begins at 0."""
-    if plot.log_x:
-        axes.set_xscale("log")
+def _scale(axes: Axes, plot: Plot, shown: Sequence[Series]) -> None:
+    """What is not logarithmic begins at 0; sizes are marked where something was measured."""
     if plot.log_y:
-        axes.set_yscale("log")
+        _logarithmic(axes.set_yscale, axes.yaxis, [one.median for one in shown])
     else:
         axes.set_ylim(bottom=0)
-    for axis, is_log in ((axes.xaxis, plot.log_x), (axes.yaxis, plot.log_y)):
-        if is_log:
-            axis.set_major_formatter(FuncFormatter(_tick))
-            axis.set_minor_formatter(NullFormatter())
+    if plot.log_x:
+        xs = sorted({one.x for one in shown if one.x})
+        _logarithmic(axes.set_xscale, axes.xaxis, xs)
+        axes.xaxis.set_major_locator(FixedLocator(xs))
 
 
-def _tick(value: float, _place: int | None) -> str:
-    return number(value)
+def _logarithmic(scale: Callable[[str], None], axis: Axis, values: Sequence[float]) -> None:
+    """Marks are numbers as people write them; within a decade or two also at 2 and 5."""
+    scale("log")
+    narrow = max(values) < 50 * min(values)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axis.set_minor_formatter(NullFormatter())

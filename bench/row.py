@@ -55,7 +55,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot of series that have an `x`: one line for each contestant, or bars of medians when none has."""
+    """A plot of series that have an `x`: one line for each contestant, or a ranking when none has."""
 
     name: str  # of the file docs/benchmarks/NAME.svg
     title: str
@@ -93,3 +93,4 @@ class Row:
     measure: Callable[[Run], Iterator[Series]]
     targets: tuple[Target, ...] = ()
     plots: tuple[Plot, ...] = field(default=())
+    headline: tuple[str, ...] = ()  # what of it the table of all rows shows; empty: all that has no `x`

@@ -33,7 +33,7 @@ from ryu.controller import ofp_event
 from ryu.controller.handler import DEAD_DISPATCHER, MAIN_DISPATCHER, set_ev_cls
 from ryu.ofproto import ofproto_v1_3, ofproto_v1_4
 
-from . import __version__, logs
+from . import __version__, logs, memory
 from .api.app import make_application
 from .api.metrics import Metrics
 from .api.server import serve
@@ -146,7 +146,7 @@ class FirewallApp(RyuApp):  # type: ignore[misc, unused-ignore]
                 LOG.warning("there was no store: a new, empty one was made", store=store.name)
             policy, history = store.load()
             access = _access(store, settings, first=token is not None)
-            process.keep_what_there_is()
+            memory.keep_what_there_is()
         except (StoreError, ConfigError, CertificateError) as error:
             raise SystemExit(f"firewall: {error}") from None
         self.core = Core(

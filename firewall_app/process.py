@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import faulthandler
-import gc
 import logging
 import os
 import resource
@@ -23,7 +22,7 @@ from eventlet import patcher
 from eventlet.hubs import get_hub, trampoline
 from ryu import cfg
 
-from . import logs, settings, systemd
+from . import logs, memory, settings, systemd
 
 LOG = logs.get(__name__)
 END_SECONDS = 4.7  # after a signal the process is gone, whatever holds it
@@ -36,22 +35,6 @@ _CHATTY = ("alembic", "ryu.base.app_manager")
 # Not eventlet's: the thread that ends the process must not wait for the loop, which may be what hangs.
 _os: Any = patcher.original("os")
 _threading: Any = patcher.original("threading")
-
-
-# ---- the garbage collector
-
-# Container objects that are new until they are looked at; and how many such looks until those that stayed are.  A look
-# at all of them is a pause of 100 ms or more, in the middle of telling a switch its flows.
-GARBAGE = 50_000, 20, 10
-gc.set_threshold(*GARBAGE)
-
-
-def keep_what_there_is() -> None:
-    """What was made so far (the program, the policy) stays: the garbage collector need not look at it again.
-
-    What is replaced is freed all the same, as long as it is in no cycle.
-    """
-    gc.freeze()
 
 
 # ---- the log
@@ -194,3 +177,4 @@ class End:
 set_up_log()
 log_all_faults()
 allow_many_files()
+memory.collect_seldom()

@@ -6,7 +6,7 @@ Plain values; who makes them and who keeps them is said elsewhere.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
@@ -50,6 +50,7 @@ class Entry:
     problem: str = ""
     changes: tuple[Mapping[str, object], ...] = ()  # each with kind, id, before and after
     number: int = 0  # its place in the log; 0 until it is kept
+    text: str = field(default="", compare=False, repr=False)  # `changes` as JSON, where they were made so already
 
 
 @dataclass(frozen=True)

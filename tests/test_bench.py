@@ -115,6 +115,7 @@ def test_page(bench: Callable[..., tuple[int, Results]], tmp_path: Path) -> None
     )
     assert f"| **{US}** | work | 3.5 ms | 2 to 5 |" in page
     assert "a \\| in a note" in page
+    assert f"| 3.5 ms | {PEER}: 30 ms (x 8.57) |" in page
     assert "| growth, s | 10 | 100 |\n| --- | --- | --- |\n| cloud firewall | 11 | 101 |\n" in page
     for plot in (GROWTH, BARS):
         assert f"![{plot.title}](page/{plot.name}.svg)" in page
@@ -126,7 +127,7 @@ def test_page(bench: Callable[..., tuple[int, Results]], tmp_path: Path) -> None
     assert (tmp_path / "again.md").read_text().replace("again/", "page/") == page
 
 
-def test_groups_of_bars(tmp_path: Path) -> None:
+def test_ranking_of_two_things(tmp_path: Path) -> None:
     series = [Series(who, what, "ms", (1.0, 2.0)) for who in (US, PEER) for what in ("add", "remove")]
     assert draw(Plot("groups", "Both", "", "milliseconds", ("add", "remove"), log_y=True), series, tmp_path / "g.svg")
     assert not draw(Plot("none", "Nothing", "", "", ("else",)), series, tmp_path / "none.svg")

@@ -264,11 +264,8 @@ def test_what_is_broken_in_tls_ends_a_connection_and_is_no_timeout(serve: Serve,
 
     def handle(connection: Connection) -> None:
         served.append(connection)
-        connection.settimeout(0.05)
-        with pytest.raises(TimeoutError):
-            connection.recv(8)
-        connection.sendall(b"!")
         connection.settimeout(30)
+        connection.sendall(b"!")
         try:
             connection.recv(8)
         except OSError as error:
@@ -281,6 +278,29 @@ def test_what_is_broken_in_tls_ends_a_connection_and_is_no_timeout(serve: Serve,
     socket.socket.send(client, b"\x17\x03\x03\x00\x20" + b"\xff" * 32)
     until(lambda: errors)
     assert not isinstance(errors[0], ssl.SSLError | TimeoutError)
+    assert (served[0].ended or "").startswith("the connection broke: ")
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_sending_has_a_time_limit_and_waiting_to_be_told_something_has_none(
+    serve: Serve, connect: Connect, pki: Path, tls: bool
+) -> None:
+    heard: list[bytes] = []
+    served: list[Connection] = []
+
+    def handle(connection: Connection) -> None:
+        connection.settimeout(0.05)
+        heard.append(connection.recv(8))
+        with pytest.raises(TimeoutError):
+            connection.sendall(bytes(64 << 20))
+        served.append(connection)
+
+    one = serve(handle, **(options(pki) if tls else {}))
+    client = connect(one, as_switch(pki, HV1)) if tls else connect(one)
+    eventlet.sleep(0.15)
+    client.sendall(b"all of it")
+    until(lambda: served)
+    assert heard == [b"all of it"], "more than it was asked for"
     assert (served[0].ended or "").startswith("the connection broke: ")
 
 

@@ -11,7 +11,8 @@ from representative import HERE, SITE, representative
 
 from firewall_app.openflow import rendering
 from firewall_app.openflow.rendering import Body, Key, encoded, render
-from firewall_app.pipeline.compile import Rulings, units
+from firewall_app.pipeline.compile import Rulings
+from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.tables import INBOUND_RULES, OUTBOUND_RULES, OWN_SET, TAG_SET
 from firewall_app.pipeline.unit import (
     AddressSet,

@@ -582,3 +582,15 @@ def test_numbers_taken_at_once_are_those_taken_one_by_one():
         questions._xid = 0xFFFFFFFD  # the highest number is three away
     assert one.next_xids(5) == [other.next_xid() for _ in range(5)]
     assert one.next_xid() == other.next_xid()
+
+
+def test_a_switch_that_is_in_step_has_its_flows_kept_once():
+    talk = Talk()
+    again = Talk(talk.switch, talk.policy)
+    assert again.report.sync is Sync.IN_SYNC
+    held, meant = again.session._actual, again.session._desired.flows
+    assert len(held) > 50
+    assert {id(key) for key in held} == {id(key) for key in meant}
+    assert {id(body) for body in held.values()} == {id(body) for body in meant.values()}
+    again.change(with_inbound(again.policy, rule("inbound", "tcp", "443", ANYONE, 77)))
+    assert again.session._actual == again.switch.flows, "what one changes is not the other's"

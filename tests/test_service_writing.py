@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from dataclasses import replace
 
@@ -115,6 +116,7 @@ def test_writes_that_come_while_others_are_stored_are_kept_together_each_with_it
     assert ports(change.old)[-1] == "7000"
     assert (change.new, counters) == (written[-1].value, core.policy.counters)
     assert [(entry.request_id, len(entry.changes)) for entry in store.log] == [(f"r{n}", 1) for n in range(7000, 7006)]
+    assert all(json.loads(entry.text) == list(entry.changes) for entry in store.log)
     assert switch.told == told + 2, "once for each commit"
     assert core.wait(written[-1], 0)
 

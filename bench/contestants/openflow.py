@@ -94,8 +94,8 @@ class _Switch:
         self._buffer = b""
         with socket.create_server((lab.address, 0)) as server:
             target = f"tcp:{lab.address}:{server.getsockname()[1]}"
-            ovs.vsctl("--no-wait", "set-controller", bridge, target, "--", "set", "controller", bridge,
-                      "connection_mode=out-of-band", "inactivity_probe=0")  # fmt: skip
+            ovs.vsctl("set-controller", bridge, target, "--", "set", "controller", bridge,
+                      "connection_mode=out-of-band")  # fmt: skip
             server.settimeout(20)
             self._socket, _ = server.accept()
         self._socket.settimeout(60)
@@ -104,6 +104,8 @@ class _Switch:
         self.wait(HELLO)
         self.send(_message(FEATURES_REQUEST, 2))
         self.wait(FEATURES_REPLY)
+        # Nobody answers echo requests while others are measured.  Heeded when it changes, not from the start.
+        ovs.vsctl("set", "controller", bridge, "inactivity_probe=0")
 
     def close(self) -> None:
         self._socket.close()

@@ -39,4 +39,5 @@ ROW = Row(
         Target("at most 2 flow-mods per hypervisor for each IP version", _flow_mods),
     ),
     plots=(changes.plot("add-member", TITLE, changes.JOIN),),
+    headline=(changes.JOIN,),
 )

@@ -25,4 +25,5 @@ ROW = Row(
         judges.times("at most 1.5 times of 10 x 10", changes.ADD, 1.5, of=changes.ADD + changes.SMALLER),
     ),
     plots=(changes.plot("add-rule", TITLE, changes.ADD),),
+    headline=(changes.ADD,),
 )

@@ -68,4 +68,5 @@ ROW = Row(
         judges.at_most("under 0.5 s", "full load", 0.5),
     ),
     plots=(Plot("full-load", "200 ports x 50 rules into an empty switch", "", "seconds", ("full load",), log_y=True),),
+    headline=("full load",),
 )

@@ -23,4 +23,5 @@ ROW = Row(
         judges.times("at most 1.5 times of 10 x 10", changes.REMOVE, 1.5, of=changes.REMOVE + changes.SMALLER),
     ),
     plots=(changes.plot("remove-rule", TITLE, changes.REMOVE),),
+    headline=(changes.REMOVE,),
 )

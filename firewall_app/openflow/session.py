@@ -590,12 +590,9 @@ class Session:
         if self._look_at is None:
             self._actual = self._desired.known(self._actual)
         self._look_at = set()
-        owners = self._owners_meant
         self.report = replace(self.report, interfaces=dict(self._interfaces))
         if not changes:
-            if looked is None:
-                self._actual = dict(self._desired.flows)  # equal to what was read, and kept once
-            self._owners = owners
+            self._owners = self._owners_meant
             return self._confirm(history.point, now, changes)
         # The same revision once more, and yet there is something to do that ports are not the reason of: someone else
         # has changed the switch.
@@ -604,7 +601,7 @@ class Session:
             wrong = wrong.without(moved)
             self._repairing = self._told(wrong, now)
             self._repaired = len(wrong.delete) + len(wrong.put)
-        return self._send(changes, history.point, owners, now)
+        return self._send(changes, history.point, self._owners_meant, now)
 
     def _follow(self) -> tuple[History, int, set[Key]]:
         """What is meant becomes that of the newest policy and of the ports that there are.

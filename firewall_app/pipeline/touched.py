@@ -157,6 +157,4 @@ def _naming(policy: Policy, key: SharedKey) -> frozenset[str]:
 def _may_fold(policy: Policy, owner: str) -> bool:
     """Whether rules may have taken the members of a set for their own, since they name too many (`rule_units`)."""
     rules = policy.rule_set(owner)
-    if rules is None:
-        return False
-    return sum(1 + len(rule.peer.tags) + len(rule.peer.external_uids) for rule in rules.rules) > MOST_SETS
+    return rules is not None and rules.most_sets > MOST_SETS

@@ -441,6 +441,11 @@ class RuleSet:
     def rules(self) -> tuple[Rule, ...]:
         return self.inbound_rules + self.outbound_rules
 
+    @cached_property
+    def most_sets(self) -> int:
+        """How many sets of addresses its rules can come to: one of its own for each, and each that it names."""
+        return sum(1 + len(rule.peer.tags) + len(rule.peer.external_uids) for rule in self.rules)
+
     def in_direction(self, direction: Direction) -> tuple[Rule, ...]:
         return self.inbound_rules if direction is Direction.INBOUND else self.outbound_rules
 

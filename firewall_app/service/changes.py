@@ -21,8 +21,8 @@ MOST_MENTIONED = 10  # objects by their entity tags alone, each of which takes s
 _LISTS = ("inbound_rules", "outbound_rules", "droplet_ids", "tags", "addresses")
 
 
-def told(changes: Iterable[Change]) -> tuple[Json, ...]:
-    """Each with kind, id, before and after, of which null was not there.
+def told(changes: Iterable[Change]) -> tuple[tuple[Json, ...], str]:
+    """What is told of each, and the same as text: each with kind, id, before and after, of which null was not there.
 
     `cut`: "difference" when before and after hold of their lists only what the other has not, "all" when they hold
     nothing but the entity tag.  A last one without an id says how many more there were.
@@ -30,19 +30,26 @@ def told(changes: Iterable[Change]) -> tuple[Json, ...]:
     # Tags that came to be on the way are told last.
     listed = sorted(changes, key=lambda change: change.old is None and isinstance(change.new, Tag))
     found: list[Json] = []
+    texts: list[str] = []
     left, mentions = LONGEST_LINE, 0
     for number, change in enumerate(listed):
         for tell in _WAYS if mentions < MOST_MENTIONED else _WAYS[:-1]:
             one = tell(change)
-            if one is not None and (size := len(json.dumps(one))) <= left:
+            if one is not None and len(text := _text(one)) <= left:
                 found.append(one)
-                left -= size
+                texts.append(text)
+                left -= len(text)
                 mentions += tell is _mention
                 break
         else:
             found.append({"kind": "more", "id": None, "before": None, "after": None, "more": len(listed) - number})
+            texts.append(_text(found[-1]))
             break
-    return tuple(found)
+    return tuple(found), f"[{','.join(texts)}]"
+
+
+def _text(value: Json) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _whole(change: Change) -> Json | None:

@@ -35,9 +35,11 @@ class Deed:
         """What is to be kept together with changes of the policy."""
         accounts = {account for c in done if (account := _account(c, policy)) is not None}
         outcome = Outcome.DONE if done else Outcome.UNCHANGED
-        entry = self.ended(outcome, self.remark, changes.told(done), accounts.pop() if len(accounts) == 1 else None)
+        told, text = changes.told(done)
+        entry = self.ended(outcome, self.remark, told, accounts.pop() if len(accounts) == 1 else None)
         if entry is None:
             return None
+        entry = dataclasses.replace(entry, text=text)
         return Note(entry, self.key, str(getattr(made, "id", ""))) if self.key and done else Note(entry)
 
     def ended(

@@ -143,7 +143,7 @@ def entry_row(entry: Entry) -> dict[str, Any]:
         "path": entry.path,
         "outcome": entry.outcome.value,
         "problem": entry.problem,
-        "changes": _json(entry.changes),
+        "changes": entry.text or _json(entry.changes),
     }
 
 

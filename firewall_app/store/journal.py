@@ -11,6 +11,7 @@ from ..records import Entry, Key, Note
 from . import codec, schema
 
 PROBE_BYTES = 64 << 10
+_ADD_LINES = schema.audit.insert()
 KEY_LIFE = timedelta(days=1)  # for which a request may be repeated under its key
 
 
@@ -36,7 +37,7 @@ def write(connection: Connection, notes: Sequence[Note]) -> None:
 
 def record(connection: Connection, *entries: Entry) -> None:
     if entries:
-        connection.execute(schema.audit.insert(), [codec.entry_row(entry) for entry in entries])
+        connection.execute(_ADD_LINES, [codec.entry_row(entry) for entry in entries])
 
 
 def made_with(connection: Connection, key: Key) -> tuple[str, str] | None:

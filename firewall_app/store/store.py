@@ -36,6 +36,7 @@ T = TypeVar("T")
 _COUNTERS = ("revision", "rule", "slot")
 _READ_COUNTERS = select(schema.counters).order_by(schema.counters.c.name)
 _HOLD_COUNTERS = _READ_COUNTERS.with_for_update()  # other controllers wait, in the same order, until we are done
+_READ_TIMELINE = select(schema.timelines.c.timeline).order_by(schema.timelines.c.revision.desc()).limit(1)
 _WRITE_COUNTER = (
     schema.counters.update().where(schema.counters.c.name == bindparam("counter")).values(value=bindparam("number"))
 )
@@ -263,8 +264,7 @@ def _numbers(connection: Connection, hold: bool = False) -> dict[str, int]:
 
 def _timeline(connection: Connection) -> int:
     """The timeline that is written on."""
-    table = schema.timelines
-    return _positive(connection.execute(select(table.c.timeline).order_by(table.c.revision.desc()).limit(1)).scalar())
+    return _positive(connection.execute(_READ_TIMELINE).scalar())
 
 
 def _history(connection: Connection, revision: int) -> History:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Delete, Select, Table, Update, bindparam, select
+from sqlalchemy import Connection, Delete, Insert, Select, Table, Update, bindparam, select
 
 from ..policy.errors import StoreError
 from ..policy.model import Direction, Droplet, Entity, ExternalPeer, Firewall, Hypervisor, Port, PortRules, Rule, Tag
@@ -65,7 +65,7 @@ class _Work:
             columns = tuple(c.name for c in table.columns if not c.primary_key)
             _checked(connection, _update(table, columns), self.updates[table], table)
             if self.inserts[table]:
-                connection.execute(table.insert(), self.inserts[table])
+                connection.execute(_insert(table), self.inserts[table])
 
     def _delete(self, connection: Connection, *tables: Table) -> None:
         for table in tables:
@@ -75,6 +75,11 @@ class _Work:
 def _checked(connection: Connection, statement: Update | Delete, rows: list[dict[str, Any]], table: Table) -> None:
     if rows and connection.execute(statement, rows).rowcount != len(rows):
         raise StoreError(f"table {table.name} lacks rows that this controller knows of; load the store again")
+
+
+@cache
+def _insert(table: Table) -> Insert:
+    return table.insert()
 
 
 @cache
