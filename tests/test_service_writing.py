@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
+import weakref
 from contextlib import closing
 from dataclasses import replace
 
@@ -206,6 +209,26 @@ def test_whose_turn_is_broken_off_leaves_the_others_with_an_answer():
     runtime.go()
     assert alone.wait().revision == 6
     assert add(core, 4).wait().revision == 7
+
+
+@pytest.mark.parametrize("broken", [None, "disk full"])
+def test_a_write_that_is_refused_keeps_no_policy_in_memory(broken, caplog):
+    caplog.set_level(logging.CRITICAL, "firewall_app")  # pytest keeps what was logged, and faults with it
+    store = MemoryStore()
+    store.stored = small(), beginning(revision=5)
+    core = Core(*store.stored, store, Green())
+    gc.disable()  # it looks seldom, and a policy may be large
+    try:
+        firewalls.create(core, "default", FirewallSpec("fw-1"))
+        former, store.broken = weakref.ref(core.policy), broken
+        with pytest.raises(StoreError if broken else Conflict) as refused:
+            firewalls.create(core, "default", FirewallSpec("fw-2" if broken else "fw-1"))
+        del refused
+        store.broken = None
+        firewalls.create(core, "default", FirewallSpec("fw-3"))
+        assert former() is None
+    finally:
+        gc.enable()
 
 
 def test_changes_that_follow_one_another_are_one_step():

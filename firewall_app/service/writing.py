@@ -130,8 +130,12 @@ class Groups:
             self._lead(job, turn, work)
         else:
             self._follow(job, group)
-        if job.fault is not None:
-            raise job.fault
+        fault, job.fault = job.fault, None  # it knows the frames that it went through, and they the job: a cycle,
+        try:  # which would keep whole policies until the garbage collector looks
+            if fault is not None:
+                raise fault
+        finally:
+            del fault
         found: T = job.value
         return found
 
@@ -142,21 +146,18 @@ class Groups:
         work: Callable[[Sequence[Job[Any]]], None],
     ) -> None:
         group = self._waiting = _Group([job], self._event())
-        broken: Exception = StoreError("the write was broken off", may_be_kept=True)
         try:
             with turn():
                 self._waiting = None
                 work(group.jobs)
                 group.ended = True
         except StoreError as error:
-            broken = error
+            group.fail(error)
         finally:  # also when the thread is killed: nobody waits for it in vain
             if self._waiting is group:
                 self._waiting = None
             if not group.ended:
-                for one in group.jobs:
-                    one.fault = one.fault or broken
-            group.ended = True
+                group.fail(StoreError("the write was broken off", may_be_kept=True))
             group.over.set()
 
     def _follow(self, job: Job[T], group: _Group) -> None:
@@ -174,3 +175,8 @@ class _Group:
     jobs: list[Job[Any]]
     over: Event
     ended: bool = False
+
+    def fail(self, fault: Exception) -> None:
+        for job in self.jobs:
+            job.fault = job.fault or fault
+        self.ended = True
