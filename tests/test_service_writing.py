@@ -25,6 +25,7 @@ from firewall_app.service import firewalls
 from firewall_app.service.core import Core
 from firewall_app.service.deed import Deed
 from firewall_app.service.firewalls import FirewallSpec
+from firewall_app.service.writing import MOST_TOGETHER
 from firewall_app.store import Store
 
 INTERFACES = {1: "up0", 2: "tap101", 3: "tap102"}
@@ -209,6 +210,17 @@ def test_whose_turn_is_broken_off_leaves_the_others_with_an_answer():
     runtime.go()
     assert alone.wait().revision == 6
     assert add(core, 4).wait().revision == 7
+
+
+def test_a_group_has_a_bound_and_who_comes_then_is_in_the_next_one():
+    core, store, runtime, _ = world()
+    runtime.hold()
+    threads = [add(core, number) for number in range(7000, 7002 + 2 * MOST_TOGETHER)]
+    threads.pop(MOST_TOGETHER // 2).kill()  # it is gone; its group is full no longer, and not the one that grows
+    runtime.go()
+    assert [thread.wait().revision for thread in threads] == list(range(6, 7 + 2 * MOST_TOGETHER))
+    assert len(store.commits) == 4, "the first alone, two groups, and the one that found both full"
+    assert core.revision == 6 + 2 * MOST_TOGETHER
 
 
 @pytest.mark.parametrize("broken", [None, "disk full"])
