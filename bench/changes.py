@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from lab.network import Lab
 
-from .contestants.everybody import Peer, limits, peers
+from .contestants.everybody import Absent, Peer, limits, peers
 from .contestants.neutron import Neutron
 from .contestants.openflow import Wire
 from .contestants.ours import FlowMods, Ours
@@ -21,6 +22,7 @@ from .row import US, Plot, Run, Series
 
 ADD, REMOVE, JOIN, LEAVE = "add one rule", "remove one rule", "add one member", "remove one member"
 SMALLER = ", 10 x 10"
+SIZES = {LARGE: "", SMALL: SMALLER}
 TRIAL = {Size(3, 4, 5): ""}
 OURS, THEIRS = 20, 3  # samples of a run
 SENT = "flow-mods: "
@@ -48,65 +50,79 @@ def plot(name: str, title: str, kind: str) -> Plot:
     return Plot(name, title, "", "milliseconds", (kind, kind + SMALLER), log_y=True)
 
 
+@dataclass
+class Team:
+    """Everybody at one size, loaded."""
+
+    suffix: str  # of what is measured
+    ours: Ours
+    wire: Wire
+    others: list[Peer]
+    absent: Absent
+
+
+def _team(lab: Lab, size: Size, suffix: str, run: Run) -> Team:
+    tag = "-10" if suffix else ""
+    run.progress(f"{size}: this controller", 0.0)
+    ours = Ours(lab, size, tag)
+    ours.load()
+    _, wire = limits(lab, ours.dump(), tag)
+    wire.load()
+    others, absent = peers(lab, size, run, tag)
+    for one in others:
+        run.progress(f"{size}: {one.name} is loaded")
+        one.load()
+    return Team(suffix, ours, wire, others, absent)
+
+
 def _all(run: Run) -> Iterator[Series]:
-    sizes = TRIAL if run.quick else {LARGE: "", SMALL: SMALLER}
-    for place, (size, suffix) in enumerate(sizes.items()):
-        yield from _of_size(run, size, suffix, place / len(sizes), 1 / len(sizes))
-
-
-def _of_size(run: Run, size: Size, suffix: str, done: float, share: float) -> Iterator[Series]:
+    """Both sizes in the same turns, since one is told as a ratio to the other."""
     found: Samples = defaultdict(list)
+    count = 4 if run.quick else OURS
     with Lab(datapath="netdev") as lab:
-        run.progress(f"{size}: this controller", done)
-        ours = Ours(lab, size)
-        ours.load()
-        _, wire = limits(lab, ours.dump())
-        wire.load()
-        others, absent = peers(lab, size, run)
-        for one in others:
-            run.progress(f"{size}: {one.name} is loaded", done)
-            one.load()
+        teams = [_team(lab, *size, run) for size in (TRIAL if run.quick else SIZES).items()]
         for number in range(run.runs):
-            run.progress(f"{size}: run {number + 1}", done + share * (0.3 + 0.7 * number / run.runs))
-            _ours(found, ours, number * OURS, 4 if run.quick else OURS)
-            _limit(found, wire, number * OURS, OURS)
-            for one in others:
-                _others(found, one, number, 1 if run.quick else THEIRS)
-        sent = _flow_mods(lab, ours)
+            run.progress(f"run {number + 1}", 0.3 + 0.7 * number / run.runs)
+            for sample in range(number * count, (number + 1) * count):
+                for team in teams:
+                    _ours(found, team, sample)
+            for team in teams:
+                for one in team.others:
+                    _others(found, team, one, number, 1 if run.quick else THEIRS)
+        for team in teams:
+            sent = _flow_mods(lab, team.ours)
+            for what, counts in sent.items():
+                yield Series(US, SENT + what + team.suffix, "messages", tuple(counts),
+                             note="to the hypervisor of the ports")  # fmt: skip
     for (who, what), values in found.items():
         note = "one value: it sets up each port anew" if (len(values), what) == (1, JOIN) else ""
-        yield Series(who, what + suffix, "ms", tuple(values), note=note)
-    for what, counts in sent.items():
-        yield Series(US, SENT + what + suffix, "messages", tuple(counts), note="to the hypervisor of the ports")
-    for what in (ADD, REMOVE, JOIN):
-        yield from absent.series(what + suffix, "ms")
+        yield Series(who, what, "ms", tuple(values), note=note)
+    for team in teams:
+        for what in (ADD, REMOVE, JOIN):
+            yield from team.absent.series(what + team.suffix, "ms")
 
 
-def _ours(found: Samples, ours: Ours, first: int, count: int) -> None:
-    for number in range(first, first + count):
-        found[ours.name, ADD].append(ours.add_rule(number))
-        found[ours.name, REMOVE].append(ours.remove_rule(number))
-        found[ours.name, JOIN].append(ours.add_member())
-        found[ours.name, LEAVE].append(ours.remove_member())
+def _ours(found: Samples, team: Team, number: int) -> None:
+    for one in (team.ours, team.wire):
+        found[one.name, ADD + team.suffix].append(one.add_rule(number))
+        found[one.name, REMOVE + team.suffix].append(one.remove_rule(number))
+    found[team.ours.name, JOIN + team.suffix].append(team.ours.add_member())
+    found[team.ours.name, LEAVE + team.suffix].append(team.ours.remove_member())
 
 
-def _limit(found: Samples, wire: Wire, first: int, count: int) -> None:
-    for number in range(first, first + count):
-        found[wire.name, ADD].append(wire.add_rule(number))
-        found[wire.name, REMOVE].append(wire.remove_rule(number))
-
-
-def _others(found: Samples, one: Peer, run: int, count: int) -> None:
+def _others(found: Samples, team: Team, one: Peer, run: int, count: int) -> None:
     for number in range(run * count, (run + 1) * count):
-        found[one.name, ADD].append(one.add_rule(number))
-        found[one.name, REMOVE].append(one.remove_rule(number))
+        found[one.name, ADD + team.suffix].append(one.add_rule(number))
+        found[one.name, REMOVE + team.suffix].append(one.remove_rule(number))
         if isinstance(one, RestFirewall):
             continue  # it has no sets
+        if isinstance(one, Neutron) and number % count:
+            continue  # it sets up each port anew
         if isinstance(one, Neutron) and one.size.ports > SMALL.ports:
-            if not number:  # half a minute each
-                found[one.name, JOIN].append(one.add_member())
+            if not number:  # half a minute
+                found[one.name, JOIN + team.suffix].append(one.add_member())
             continue
-        found[one.name, JOIN].append(one.add_member())
+        found[one.name, JOIN + team.suffix].append(one.add_member())
         one.remove_member()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -86,6 +87,16 @@ def test_connections_are_made_and_their_cost_is_the_switch_s(built: list[Contest
     known = {one.who: one.connections() for one in built if one.who != CABLE}
     assert known[NORMAL] == known[STATELESS] == 0
     assert known[US] > known[SLIDES] > 0
+
+
+def test_new_and_known_connections_are_cached_under_the_same_masks(built: list[Contestant]) -> None:
+    ours = next(one for one in built if one.who == US)
+    assert ours.client.call("icmp", address=ours.server.address(), timeout=2) == "open"
+    cached = ours.switch.ovs.appctl("dpctl/dump-flows")
+    tracked = [bits for bits in re.findall(r"ct_state\(([^)]*)\)", cached) if "+trk" in bits]
+    assert any("+new" in bits for bits in tracked)
+    assert any("+est" in bits for bits in tracked)
+    assert not [bits for bits in tracked if "est" not in bits]
 
 
 @pytest.mark.skipif(shutil.which("iperf3") is None, reason="iperf3 is not installed")

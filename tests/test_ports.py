@@ -465,6 +465,23 @@ def test_a_port_that_is_plugged_while_a_change_is_under_way_is_no_repair_of_the_
     world.check()
 
 
+def test_a_port_that_moved_while_a_change_was_committed_has_not_succeeded_until_it_is_looked_at(world):
+    """Also when the next thing is an audit, and not the comparison."""
+    host = world.hosts[A]
+    for number in (2, 3):
+        host.unplug(number)
+    host.plug(2, "tap2")
+    host.plug(3, "tap1")
+    host.pass_on(2)
+    host.pass_on(4)
+    host.resync()
+    host.pass_on(1)
+    assert world.core.progress.port_status(world.core.policy, "p1")[0] is Status.WAITING
+    world.settle()
+    assert world.core.progress.port_status(world.core.policy, "p1")[0] is Status.SUCCEEDED
+    world.check()
+
+
 def test_T109_a_slot_that_changed_hands_while_the_switch_was_away_is_emptied(world, monkeypatch):
     """As after a restored backup: what was registered since is forgotten, and its slot is given to somebody else."""
     host, slot = world.hosts[A], world.core.policy.ports["p2"].slot

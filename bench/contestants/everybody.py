@@ -29,19 +29,19 @@ class Absent:
             yield Series(name, what, unit, (), note=f"not measured: {reason}")
 
 
-def limits(lab: Lab, flows: Sequence[str]) -> tuple[Ofctl, Wire]:
+def limits(lab: Lab, flows: Sequence[str], tag: str = "") -> tuple[Ofctl, Wire]:
     """Both with a switch between them, which has no other controller."""
-    host = lab.add_hypervisor("limit", f"{len(lab.hypervisors) + 1:016x}")
+    host = lab.add_hypervisor(f"limit{tag}", f"{len(lab.hypervisors) + 1:016x}")
     return Ofctl(host.ovs, host.bridge, flows), Wire(lab, host.ovs, host.bridge, flows)
 
 
-def peers(lab: Lab, size: Size, run: Run, with_shared: bool = False) -> tuple[list[Peer], Absent]:
-    makers: dict[str, Callable[[], Peer]] = {"OVN": lambda: Ovn(lab, size)}
+def peers(lab: Lab, size: Size, run: Run, tag: str = "", with_shared: bool = False) -> tuple[list[Peer], Absent]:
+    makers: dict[str, Callable[[], Peer]] = {"OVN": lambda: Ovn(lab, size, tag)}
     if with_shared:
-        makers["OVN, one group"] = lambda: Ovn(lab, size, shared=True, name="ovns")
+        makers["OVN, one group"] = lambda: Ovn(lab, size, tag, shared=True)
     if not run.quick:  # it is installed for this, which takes longer than a trial
-        makers["Neutron, native driver"] = lambda: Neutron(lab, size)
-    makers["Ryu rest_firewall"] = lambda: RestFirewall(lab, size)
+        makers["Neutron, native driver"] = lambda: Neutron(lab, size, tag)
+    makers["Ryu rest_firewall"] = lambda: RestFirewall(lab, size, tag)
     found: list[Peer] = []
     absent = Absent()
     for name, make in makers.items():

@@ -45,15 +45,15 @@ def install() -> Path:
 class Neutron:
     name = f"Neutron {VERSION}, native driver"
 
-    def __init__(self, lab: Lab, size: Size) -> None:
+    def __init__(self, lab: Lab, size: Size, tag: str = "") -> None:
         python = install()
         self.size = size
-        host = lab.add_hypervisor("neutron", f"{len(lab.hypervisors) + 1:016x}")
+        host = lab.add_hypervisor(f"neutron{tag}", f"{len(lab.hypervisors) + 1:016x}")
         self.ovs = host.ovs
         self.ovs.vsctl("del-br", host.bridge)
         self.ovs.add_bridge(BRIDGE, host.dpid, protocols="OpenFlow10,OpenFlow13,OpenFlow14")
         add_interfaces(self.ovs, BRIDGE, map(interface, range(size.ports)), _told)
-        self._log = lab.directory / "neutron.log"
+        self._log = lab.directory / f"neutron{tag}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 ["ip", "netns", "exec", host.netns, str(python), "-P", str(PROGRAM), self.ovs.database,

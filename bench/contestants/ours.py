@@ -28,15 +28,15 @@ POLL = 0.005  # seconds between two looks at whether a switch is in step
 class Ours:
     name = US
 
-    def __init__(self, lab: Lab, size: Size, settings: dict[str, object] | None = None) -> None:
-        """All is there but the connections of the switches."""
+    def __init__(self, lab: Lab, size: Size, tag: str = "", settings: dict[str, object] | None = None) -> None:
+        """All is there but the connection of the switch with the ports.  With two in a lab `tag` tells them apart."""
         self.size, self._lab = size, lab
-        self.here = lab.add_hypervisor("here", HERE)
-        self.there = lab.add_hypervisor("there", ELSEWHERE)
+        self.here = lab.add_hypervisor(f"here{tag}", HERE)
+        self.there = lab.add_hypervisor(f"there{tag}", ELSEWHERE)
         add_interfaces(self.here.ovs, self.here.bridge, (policies.interface(port) for port in range(size.ports)))
         members = (policies.member_interface(member) for member in range(size.members + 1))
         add_interfaces(self.there.ovs, self.there.bridge, members)
-        directory = lab.directory / f"ours-{size.ports}-{size.rules}"
+        directory = lab.directory / f"controller{tag}"
         directory.mkdir()
         told = {"max_rules": size.rules + 50, **(settings or {})}
         self.controller = lab.keep(Controller(directory, host=lab.address, settings=told))

@@ -25,11 +25,11 @@ NEW_PRIORITY = 1003  # of rules that are added, by which they are found
 
 
 class Ovn:
-    def __init__(self, lab: Lab, size: Size, shared: bool = False, name: str = "ovn") -> None:
+    def __init__(self, lab: Lab, size: Size, tag: str = "", shared: bool = False) -> None:
         self.size, self.shared = size, shared
         version = run("ovn-controller", "--version").splitlines()[0].split()[-1]
         self.name = f"OVN {version}" + (", one group" if shared else "")
-        self._host = lab.add_hypervisor(name, f"{len(lab.hypervisors) + 1:016x}")
+        self._host = lab.add_hypervisor(f"ovn{tag}{'s' if shared else ''}", f"{len(lab.hypervisors) + 1:016x}")
         self.ovs = self._host.ovs
         self.ovs.vsctl("del-br", self._host.bridge)
         self._directory = self.ovs.directory

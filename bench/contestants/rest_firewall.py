@@ -33,13 +33,13 @@ CONNECTIONS = 8  # over which everything is loaded
 class RestFirewall:
     name = f"Ryu {version('ryu')} rest_firewall"
 
-    def __init__(self, lab: Lab, size: Size) -> None:
+    def __init__(self, lab: Lab, size: Size, tag: str = "") -> None:
         self.size = size
-        host = lab.add_hypervisor("restfw", f"{len(lab.hypervisors) + 1:016x}")
+        host = lab.add_hypervisor(f"restfw{tag}", f"{len(lab.hypervisors) + 1:016x}")
         self.ovs, self.bridge = host.ovs, host.bridge
         self.ovs.vsctl("set", "Bridge", self.bridge, "protocols=OpenFlow10,OpenFlow13")  # 1.0 for the monitor
         self._where = lab.address, free_port(lab.address)
-        openflow, log = free_port(lab.address), lab.directory / "rest_firewall.log"
+        openflow, log = free_port(lab.address), lab.directory / f"rest_firewall{tag}.log"
         arguments = ["--ofp-listen-host", lab.address, "--ofp-tcp-listen-port", str(openflow),
                      "--wsapi-host", lab.address, "--wsapi-port", str(self._where[1])]  # fmt: skip
         process = spawn([*RYU, *arguments, "ryu.app.rest_firewall"], log)

@@ -61,7 +61,8 @@ def fill(one: Contestant, sizes: Sequence[int]) -> dict[int, tuple[int, int]]:
                 send(out, sent)
                 entries = settled(one)
                 each = each or round(entries / chunk)
-                if each and entries >= each * last:
+                # Nearly all: on a busy machine the first of them may be forgotten before the last is there.
+                if each and entries >= 0.998 * each * last:
                     break
             else:
                 raise LabError(f"{one.who}: {entries} entries of {last} connections")

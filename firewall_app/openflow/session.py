@@ -132,6 +132,7 @@ class Session:
         self._unexplained = 0  # errors
         self._dirty = False
         self._more = False
+        self._ports_moved = False  # since the last comparison: what is in flight is not for the ports that there are
         self._resync = False
         self._audit_at = 0.0
         self._interfaces: dict[int, str] = {}
@@ -257,6 +258,8 @@ class Session:
             return []  # what a switch holds is the active controller's to look after
         elif self._drifted:
             return self._on_drift(now)
+        elif self.behind:
+            return self._compare(now)
         elif self._state is State.IDLE and self._audit_interval and now.seconds >= self._audit_at:
             return self._read(now, everything=False)
         return []
@@ -504,7 +507,7 @@ class Session:
                 known[number] = name
         if same:
             return []  # a link went up or down: no flow depends on it
-        self._dirty = True
+        self._dirty = self._ports_moved = True
         if self._more:
             return []
         if self.reads:  # before, nothing was said of any port
@@ -589,7 +592,7 @@ class Session:
             changes = changes.without(touched) + difference(self._desired, self._actual, touched)
         if self._look_at is None:
             self._actual = self._desired.known(self._actual)
-        self._look_at = set()
+        self._look_at, self._ports_moved = set(), False
         self.report = replace(self.report, interfaces=dict(self._interfaces))
         if not changes:
             self._owners = self._owners_meant
@@ -733,8 +736,9 @@ class Session:
             first = f"{drift[0].what} {drift[0].flow}"
             self.changes.append(Decision("repaired what others did", {"flows": repaired, "first": first}, serious=True))
         self._confirmed_at = point
+        sync, confirmed = (Sync.SYNCING, -1) if self._ports_moved else (Sync.IN_SYNC, point.revision)
         self.report = replace(
-            self.report, sync=Sync.IN_SYNC, confirmed=point.revision, error=None, flows=len(self._actual),
+            self.report, sync=sync, confirmed=confirmed, error=None, flows=len(self._actual),
             last_change_at=now.wall if changes else self.report.last_change_at,
             last_repair_at=now.wall if repaired else self.report.last_repair_at,
             repaired_flows=self.report.repaired_flows + repaired,

@@ -49,8 +49,9 @@ def rule_units(
         needs_own = not is_plain(own, rule.protocol, rule.ports)
         if sets and len(asked | sets.keys()) + needs_own + to_come > MOST_SETS:
             own, sets = peer_networks(policy, rule_set.account, rule), {}
+            needs_own = not is_plain(own, rule.protocol, rule.ports)
         own_set = None
-        if not is_plain(own, rule.protocol, rule.ports):
+        if needs_own:
             own_set = SetMembers(AddressSet(OWN_SET, rule.id), direction, own)
             sets = {own_set.set: tuple(sorted({network.version for network in own})), **sets}
         asked |= sets.keys()
@@ -63,12 +64,16 @@ def rule_units(
 
 def shared_peers(policy: Policy, account: str, rule: Rule) -> list[Shared]:
     """The tags and the mapped external peers that a rule names, each once."""
+    if not rule.peer.names_sets:
+        return []
     keys = dict.fromkeys(tag_key(account, name) for name in rule.peer.tags)
     return [*(policy.tags[key] for key in keys if key in policy.tags), *policy.external_peers_of(account, rule)]
 
 
 def own_networks(policy: Policy, account: str, rule: Rule) -> tuple[Network, ...]:
     """The addresses that a rule spells out: as written, and those of the droplets that it names one by one."""
+    if not rule.peer.droplet_ids:
+        return rule.peer.distinct
     return tuple(sorted({*rule.peer.networks, *_networks_of(policy, _there(policy, account, rule.peer.droplet_ids))}))
 
 

@@ -134,8 +134,9 @@ class Static:
         # datapath before 3.6): invalid, and sometimes not even tracked.  What c2 itself sends on as invalid is 3.
         for bit in (1, 2):
             yield OUTPUT.flow(200, match(reg6=(0, bit), ct_state=state(CT_INV)), cookie=static)
-        # The connection was refused: its zone or the table is full.
-        yield OUTPUT.flow(200, match(reg6=JUDGED, ct_state=state(CT_NEW | CT_TRK), ct_mark=0), cookie=static)
+        # The connection was refused: its zone or the table is full.  New is never established; to ask for that too has
+        # packets of new and of known connections looked up under the same mask (docs/decisions/0035).
+        yield OUTPUT.flow(200, match(reg6=JUDGED, ct_state=state(CT_NEW | CT_TRK, CT_EST), ct_mark=0), cookie=static)
         yield OUTPUT.flow(100, match(), cookie=static)
 
 

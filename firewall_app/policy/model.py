@@ -227,6 +227,16 @@ class Peer:
     def networks(self) -> tuple[Network, ...]:
         return tuple(network(text) for text in self.addresses)
 
+    @cached_property
+    def distinct(self) -> tuple[Network, ...]:
+        """Its networks in order, each once."""
+        return tuple(sorted(set(self.networks)))
+
+    @cached_property
+    def names_sets(self) -> bool:
+        """Whether it names what others make up: tags, or external peers."""
+        return bool(self.tags or self.load_balancer_uids or self.kubernetes_ids)
+
     @property
     def lists(self) -> tuple[tuple[object, ...], ...]:
         """All that is named, each kind by itself."""
