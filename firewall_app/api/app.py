@@ -239,7 +239,7 @@ def _entry(request: _Request, now: datetime) -> Entry:
 
 
 def _text(text: str, longest: int) -> str:
-    """What callers have sent as PostgreSQL takes it, too; one line that it refuses would pass for a store that fails."""
+    """What callers have sent as PostgreSQL takes it, too: a line that it refuses would pass for a store that fails."""
     return text[:longest].replace("\0", "\ufffd")
 
 
