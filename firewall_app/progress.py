@@ -187,6 +187,9 @@ class Progress:
                 stays = after.hosts_of(droplet_id) if droplet_id in now else frozenset()
                 gone = dict.fromkeys((before.hosts_of(droplet_id) & hosts) - stays, rev)
                 if gone:
+                    over = [one for one, hosts in asked.left.items() if self.outcome(hosts) is Status.SUCCEEDED]
+                    for one in over:
+                        del asked.left[one]
                     asked.left[droplet_id] = {**asked.left.get(droplet_id, {}), **gone}
 
     def reported(self, dpid: str, report: SwitchReport) -> None:

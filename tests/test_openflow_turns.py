@@ -110,6 +110,29 @@ def test_much_short_work_lets_the_loop_go_round_in_between() -> None:
     assert all(later - earlier > 1 for earlier, later in pairwise(pieces))
 
 
+def test_those_who_always_have_work_starve_nobody() -> None:
+    pace, order = Pace(), []
+
+    def piece(number: int) -> None:
+        end = time.perf_counter() + SLICE
+        while time.perf_counter() < end:
+            pass
+        order.append(number)
+
+    def busy(number: int) -> None:
+        while "seldom" not in order and len(order) < 100:
+            pace.work(lambda: piece(number))
+            eventlet.sleep(0)
+
+    pool = eventlet.GreenPool()
+    for number in range(3):
+        pool.spawn(busy, number)
+    eventlet.sleep(0)
+    pool.spawn(pace.work, lambda: order.append("seldom"))
+    pool.waitall()
+    assert order.index("seldom") < 10
+
+
 def test_work_that_fails_or_is_given_up_leaves_the_pace_as_it_was() -> None:
     pace, done = Pace(), []
 

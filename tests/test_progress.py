@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from policies import DPID, FIREWALL, small
 
-from firewall_app.policy.model import Hypervisor
+from firewall_app.policy.model import Droplet, Hypervisor, Port
 from firewall_app.policy.policy import Draft, Policy
 from firewall_app.progress import PendingChange, Progress, Status, SwitchReport, Sync
 
@@ -78,6 +78,24 @@ def test_a_droplet_that_leaves_and_comes_back_waits_for_both() -> None:
     world.confirm(DPID)
     assert not world.pending
     assert world.progress.owing([FIREWALL]) == frozenset()
+
+
+def test_droplets_that_come_and_go_leave_nothing_behind() -> None:
+    """Also when nobody ever asks how the firewall stands."""
+    world = World()
+    draft = world.policy.edit()
+    for number in range(200, 250):
+        draft.put(Droplet(number, name=f"d{number}"))
+        draft.put(Port(f"p{number}", number, DPID, f"tap{number}", None, f"02:00:00:00:01:{number - 200:02x}",
+                       (f"10.2.0.{number}",), slot=draft.new_slot()))  # fmt: skip
+    world.change(draft)
+    for number in range(200, 250):
+        for tags in (("web",), ()):
+            draft = world.policy.edit()
+            draft.put(replace(world.policy.droplets[number], tags=tags))
+            world.change(draft)
+            world.confirm(DPID)
+    assert len(world.progress._firewalls[FIREWALL].left) <= 1
 
 
 def test_who_waits_is_woken_once_by_the_last_answer_and_leaves_nothing_behind() -> None:

@@ -10,8 +10,8 @@ from policies import ANYONE, DPID, FIREWALL, rule, small, with_inbound
 from firewall_app.history import beginning
 from firewall_app.pipeline.compile import Rulings
 from firewall_app.pipeline.plan import Parts, units
-from firewall_app.pipeline.touched import touched
-from firewall_app.policy.model import Droplet, Port
+from firewall_app.pipeline.touched import Touched, touched
+from firewall_app.policy.model import Droplet, Hypervisor, Peer, Port, Tag
 from firewall_app.policy.policy import Policy
 from firewall_app.service import planning as module
 from firewall_app.service.planning import Planning
@@ -33,7 +33,8 @@ class Kept:
         changes = _changes(before, after)
         found = touched(before, after, changes)
         self.parts.touch(found, after, serial + 1)
-        self.planning.note(serial + 1, found)
+        if any(DPID in before.concerned(change) | after.concerned(change) for change in changes):
+            self.planning.note(serial + 1, found)
 
     def enter(self, after: Policy) -> None:
         serial = self.kept[2] + 1
@@ -81,6 +82,43 @@ def test_the_first_answer_is_whole_and_the_next_say_what_differs() -> None:
     assert wanted.gone == {("rule", "2"), ("rule", "3")}
 
 
+def tagged(policy: Policy, number: int, *tags: str) -> Policy:
+    draft = policy.edit()
+    draft.put(replace(policy.droplets[number], tags=tags))
+    return draft.done()
+
+
+def test_a_firewall_that_changes_between_leaving_and_coming_back() -> None:
+    """While no port here is behind it, a change of it concerns this hypervisor as little as any other's."""
+    kept = Kept(small())
+    kept.ask()
+    kept.change(tagged(kept.kept[0], 101))
+    kept.change(open_to(kept.kept[0], 443))
+    kept.change(tagged(kept.kept[0], 101, "web"))
+    kept.ask()
+    assert ("rule", "1443") in kept.held
+
+
+@pytest.mark.parametrize("through", ["the rule", "the droplet"])
+def test_a_set_that_changes_while_nothing_here_asks_it(through: str) -> None:
+    draft = small().edit()
+    draft.put(Hypervisor("0000000000000002", "hv-2"))
+    draft.put(Tag("default", "db"))
+    draft.put(Droplet(7, name="far"))
+    draft.put(
+        Port("far-eth0", 7, "0000000000000002", "tap7", None, "02:00:00:00:00:07", ("10.1.0.7",), slot=draft.new_slot())
+    )
+    asking = rule("inbound", "tcp", "443", Peer(tags=("db",)), 1443)
+    kept = Kept(with_inbound(draft.done(), asking))
+    kept.ask()
+    kept.change(tagged(kept.kept[0], 101) if through == "the droplet" else open_to(kept.kept[0], 80))
+    kept.change(tagged(kept.kept[0], 7, "db"))
+    kept.change(tagged(kept.kept[0], 101, "web") if through == "the droplet" else with_inbound(kept.kept[0], asking))
+    kept.change(tagged(kept.kept[0], 102, "db"))
+    kept.ask()
+    assert {name[1].split()[-1] for name in kept.held if name[0] == "tag"} == {"far-eth0", "db-eth0"}
+
+
 def test_a_note_that_is_there_before_its_policy_waits_for_it() -> None:
     """As when a native thread asks while the loop is between the two."""
     kept = Kept(small())
@@ -125,6 +163,47 @@ def test_the_cost_tells_what_is_short_from_what_is_long() -> None:
     peer = replace(ANYONE, addresses=tuple(f"10.{n >> 8}.{n & 255}.0/24" for n in range(3000)))
     kept.change(with_inbound(kept.kept[0], replace(firewall.inbound_rules[0], peer=peer)))
     assert kept.planning.cost > 3000
+
+
+@pytest.mark.parametrize("how", ["it connects", "a rule names it", "a port comes behind a rule that names it"])
+def test_the_cost_counts_a_set_that_a_switch_does_not_have_yet(how: str) -> None:
+    draft = small().edit()
+    draft.put(Tag("default", "db"))
+    for number in range(1000):
+        mac, address = f"02:00:00:01:{number >> 8:02x}:{number & 255:02x}", f"10.2.{number >> 8}.{number & 255}"
+        draft.put(Droplet(1000 + number, name="far", tags=("db",)))
+        draft.put(
+            Port(f"far{number}", 1000 + number, "0000000000000002", "tap", None, mac, (address,), slot=number + 9)
+        )
+    without = draft.done()
+    naming = with_inbound(without, rule("inbound", "tcp", "443", Peer(tags=("db",)), 1443))
+    if how == "it connects":
+        kept = Kept(naming)
+        assert kept.planning.cost > 2000
+        kept.ask()
+        kept.change(
+            with_inbound(naming, *naming.firewalls[FIREWALL].inbound_rules, rule("inbound", "tcp", "1", ANYONE, 9))
+        )
+    elif how == "a rule names it":
+        kept = Kept(without)
+        kept.ask()
+        kept.change(naming)
+        assert kept.planning.cost > 2000
+    else:
+        kept = Kept(tagged(naming, 101))
+        kept.ask()
+        kept.change(naming)
+        assert kept.planning.cost > 2000
+    kept.ask()
+    kept.change(tagged(kept.kept[0], 1000))
+    assert kept.planning.cost < 200, "it has the set"
+
+
+def test_a_change_of_many_ports_elsewhere_costs_nothing_here() -> None:
+    kept = Kept(small())
+    kept.ask()
+    kept.planning.note(1, Touched(ports=frozenset(f"far{number}" for number in range(1000))))
+    assert kept.planning.cost == 0
 
 
 def test_who_works_with_an_older_policy_neither_gets_nor_leaves_a_part_of_another() -> None:

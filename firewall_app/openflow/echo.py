@@ -48,13 +48,17 @@ class Echoes:
                     eventlet.spawn_n(datapath.close)  # closing may have to wait
                     continue
                 self._ask(datapath)
-                self._turns.append((due + datapath.echo_request_interval, datapath))
+                # From now on: after the loop was held up, what is overdue is asked once, and has its time to answer.
+                self._turns.append((time.monotonic() + datapath.echo_request_interval, datapath))
         self._running = False
 
     @staticmethod
     def _ask(datapath: Any) -> None:
-        """One who takes nothing is not asked, or all would wait: who sends to it notices."""
-        if not datapath.send_q.full():
+        """One who takes nothing is not asked, or all would wait: who sends to it notices.
+
+        Not the room in its queue tells that, but who waits for room: those come first.
+        """
+        if datapath._send_q_sem.balance > 0:
             datapath.xid = (datapath.xid + 1) & datapath.ofproto.MAX_XID
             datapath.unreplied_echo_requests.append(datapath.xid)
             datapath.send(wire.echo_request(datapath.ofproto.OFP_VERSION, datapath.xid))

@@ -166,11 +166,11 @@ class Link:
 
     def run(self) -> None:
         """The switch's thread, from connect to disconnect."""
-        self._say(logging.INFO, "hypervisor connected", address=self._host)
-        if self._owner.connected(self.dpid, self):
-            self._say(logging.WARNING, "a hypervisor connected again: the older connection is closed")
         report = None
         try:
+            self._say(logging.INFO, "hypervisor connected", address=self._host)
+            if self._owner.connected(self.dpid, self):
+                self._say(logging.WARNING, "a hypervisor connected again: the older connection is closed")
             self._send(self._session.start(moment()))
             while self._open and self._session.dead is None:
                 if self._session.report is not report:
@@ -231,7 +231,7 @@ class Link:
             if event[1:2] and event[1] in MAY_COMPARE and not (more and event[1] == PORT_STATUS):
                 out += self._in_turn(lambda: self._session.receive(event, now, more))
             else:
-                out += self._session.receive(event, now, more)
+                out += PACE.work(lambda: self._session.receive(event, now, more))
             self._weigh()
             if self._session.reads != reads and self._readers:
                 self._wake_readers(self._aside(lambda: [self._tell(raw) for raw in self._session.flows_read]))

@@ -53,7 +53,10 @@ class Turns:
 
 
 class Pace:
-    """Short pieces of work, in the loop; after a slice of them it turns to whatever else has come."""
+    """Short pieces of work, in the loop; after a slice of them it turns to whatever else has come.
+
+    Nobody goes before those who wait, and who is woken has its turn: one who always has work starves nobody.
+    """
 
     def __init__(self) -> None:
         self._spent = 0.0
@@ -61,7 +64,7 @@ class Pace:
         self._waiting: deque[Event] = deque()
 
     def work(self, work: Callable[[], T]) -> T:
-        while self._spent >= SLICE:
+        if self._waiting or self._spent >= SLICE:
             turn = Event()
             self._waiting.append(turn)
             try:

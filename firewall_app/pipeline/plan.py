@@ -6,13 +6,16 @@ told nothing it takes everything for touched, which is how a plan begins.  `unit
 Design.  A plan is the sum of parts: the hypervisor's own, one for each droplet port, one for each rule set that a port
 here is behind, one for each set of addresses that those ask.  (1) A part that is not touched is not looked at, so that
 a change costs what it changes.  (2) The parts of rule sets and of shared sets are the same for every hypervisor: they
-are made once (`Parts`), and hypervisors share their units, and the bytes of these.
+are made once (`Parts`), and hypervisors share their units, and the bytes of these.  (3) A hypervisor is told of what
+concerns it at the time: of a firewall's changes only while ports here are behind it.  One step may be over several
+changes, and what seems to have stayed may have gone and come back: so what touched ports are behind is looked at, and
+what touched rule sets ask.  That it is the same part is seen at once.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Generic, NamedTuple, TypeVar
 
@@ -209,6 +212,20 @@ class Plan:
         self._asking: Counter[SetName] = Counter()  # shared set -> rule sets here that ask it
         self._shared: dict[SetName, Part] = {}
 
+    @property
+    def ports(self) -> Set[str]:
+        """The droplet ports that it has units of."""
+        return self._ports.keys()
+
+    @property
+    def rule_sets(self) -> Set[str]:
+        """The owners of the rules that it has units of."""
+        return self._rule_sets.keys()
+
+    def asks(self, key: SharedKey) -> bool:
+        """Whether it has units of a shared set."""
+        return any((key, direction) in self._shared for direction in Direction)
+
     def follow(self, policy: Policy, serial: int, interfaces: Mapping[int, str], touched: Touched | None) -> Delta:
         """The plan becomes that of a policy; says what differs from what it was.
 
@@ -230,13 +247,14 @@ class Plan:
             shared.update(
                 n for key in touched.sets for direction in Direction if (n := (key, direction)) in self._shared
             )
+        asked: set[SetName] = set()
         for owner in rule_sets:
-            shared |= self._look_at_rule_set(policy, serial, owner, delta)
+            asked |= self._look_at_rule_set(policy, serial, owner, delta)
         members: dict[SharedKey, set[str]] = {}
         for key, port_id in touched.members if touched is not None else ():
             members.setdefault(key, set()).add(port_id)
-        for name in shared:
-            known = touched is not None and name[0] not in touched.shared
+        for name in shared | asked:
+            known = touched is not None and name[0] not in touched.shared and name not in asked
             self._look_at_shared(policy, serial, name, members.get(name[0], set()) if known else None, delta)
         delta.gone.difference_update(delta.units)
         return delta
@@ -266,8 +284,8 @@ class Plan:
             self._ports[port_id] = _Here(was.port, -1, was.owners, was.units)
         return dirty
 
-    def _look_at_port(self, policy: Policy, port_id: str, delta: Delta) -> set[str]:
-        """Returns the rule sets that may have come into force here, or have ceased to be."""
+    def _look_at_port(self, policy: Policy, port_id: str, delta: Delta) -> frozenset[str]:
+        """Returns the rule sets that it is or was behind; a step may have skipped a time when it was not."""
         was = self._ports[port_id]
         port = policy.ports.get(port_id)
         units: dict[UnitKey, Unit] = {}
@@ -286,15 +304,16 @@ class Plan:
                 units["rules of", f"{port_id} {direction.value}"] = PortFirewalls(port.slot, number, tuple(asked))
             self._ports[port_id] = _Here(port, was.ofport, owners, units)
         _differ(was.units, units, delta)
-        return _count(self._behind, was.owners, owners)
+        _count(self._behind, was.owners, owners)
+        return was.owners | owners
 
     def _protection(self, behind: bool) -> Protection:
         if behind or self._rulings.closed:
             return Protection.JUDGED
         return Protection.TRACKED if self._rulings.track_open else Protection.UNTRACKED
 
-    def _look_at_rule_set(self, policy: Policy, serial: int, owner: str, delta: Delta) -> set[SetName]:
-        """Returns the shared sets that may be asked for the first time now, or by nobody any more."""
+    def _look_at_rule_set(self, policy: Policy, serial: int, owner: str, delta: Delta) -> frozenset[SetName]:
+        """Returns the shared sets that it asks or asked; a step may have skipped a time when it did not."""
         was = self._rule_sets.pop(owner, NOTHING)
         now = NOTHING
         if self._behind[owner]:
@@ -303,7 +322,8 @@ class Plan:
             del self._behind[owner]
         if now is not was:
             _differ(was.units, now.units, delta)
-        return _count(self._asking, was.asks, now.asks)
+        _count(self._asking, was.asks, now.asks)
+        return was.asks | now.asks
 
     def _look_at_shared(
         self, policy: Policy, serial: int, name: SetName, port_ids: set[str] | None, delta: Delta
@@ -315,6 +335,8 @@ class Plan:
             now = self._shared[name] = self._parts.shared.get(policy, serial, name)
         else:
             del self._asking[name]
+        if was is now:
+            return
         if was.number != now.number or port_ids is None:
             _differ(was.units, now.units, delta)
             return
@@ -332,18 +354,12 @@ def _differ(was: Units, now: Units, delta: Delta) -> None:
     delta.gone.update(was.keys() - now.keys())
 
 
-def _count(users: Counter[K], was: frozenset[K], now: frozenset[K]) -> set[K]:
-    """Counts who uses what; returns what has got its first user, or lost its last."""
-    found = set()
+def _count(users: Counter[K], was: frozenset[K], now: frozenset[K]) -> None:
+    """Counts who uses what."""
     for key in now - was:
         users[key] += 1
-        if users[key] == 1:
-            found.add(key)
     for key in was - now:
         users[key] -= 1
-        if not users[key]:
-            found.add(key)
-    return found
 
 
 def units(policy: Policy, dpid: str, interfaces: Mapping[int, str], rulings: Rulings) -> dict[UnitKey, Unit]:

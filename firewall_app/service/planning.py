@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 from ..history import History
-from ..pipeline.compile import Rulings
+from ..pipeline.compile import Rulings, shared_peers
 from ..pipeline.plan import Parts, Plan
 from ..pipeline.touched import SharedKey, Touched
 from ..policy.model import Firewall, PortRules
@@ -69,35 +69,42 @@ class Planning:
     def cost(self) -> int:
         """How many flows the next call looks at, about; more than MOST_COUNTED is told as that."""
         policy, _, _ = self._kept()
+        here = policy.ports_on.get(self.dpid, frozenset())
         if self._begun < self._anew:
-            return _cost(policy, policy.ports_on.get(self.dpid, ()))
+            return _cost(policy, here, ())
         total = 0
         for _, touched in list(self._noted):
-            total += 4 * len(touched.members) + FLOWS_OF_PORT * len(touched.ports)
-            total += sum(len(policy.ports_on.get(self.dpid, ())) for dpid in touched.hosts if dpid == self.dpid)
-            total += sum(_size(policy.rule_set(owner)) for owner in touched.rule_sets)
+            ports = here & touched.ports
+            total += 4 * len(touched.members) + FLOWS_OF_PORT * len(self._plan.ports & touched.ports - ports)
+            total += len(here) if self.dpid in touched.hosts else 0
             total += sum(_members(policy, key) for key in touched.shared)
+            total += _cost(policy, ports, touched.rule_sets, self._plan)
             if total > MOST_COUNTED:
                 break
         return total
 
 
-def _cost(policy: Policy, port_ids: Iterable[str]) -> int:
+def _cost(policy: Policy, port_ids: Iterable[str], owners: Iterable[str], known: Plan | None = None) -> int:
+    """Of ports and rule sets, and of what these bring that a plan does not have yet."""
     total = 0
-    counted: set[str] = set()
+    rule_sets = {owner: found for owner in owners if (found := policy.rule_set(owner)) is not None}
     for port_id in port_ids:
-        rule_sets = {owner_of(rules): rules for rules in policy.rule_sets_of(policy.ports[port_id])}
-        total += FLOWS_OF_PORT + sum(_size(rules) for owner, rules in rule_sets.items() if owner not in counted)
-        counted.update(rule_sets)
+        total += FLOWS_OF_PORT
+        for rules in policy.rule_sets_of(policy.ports[port_id]):
+            if known is None or owner_of(rules) not in known.rule_sets:
+                rule_sets[owner_of(rules)] = rules
         if total > MOST_COUNTED:
-            break
-    return total
+            return total
+    sets: set[SharedKey] = set()
+    for found in rule_sets.values():
+        total += _size(found)
+        for rule in found.rules:
+            sets.update(one.key for one in shared_peers(policy, found.account, rule))
+    return total + sum(_members(policy, key) for key in sets if known is None or not known.asks(key))
 
 
-def _size(rules: Firewall | PortRules | None) -> int:
+def _size(rules: Firewall | PortRules) -> int:
     """Entries of all rules, and each rule."""
-    if rules is None:
-        return 0
     return sum(1 + sum(map(len, rule.peer.lists)) for rule in rules.rules)
 
 
