@@ -524,3 +524,10 @@ def test_tokens_are_not_read_anew_while_another_may_be_revoked(world: World, mon
     with world.core.alone():
         assert world.call("DELETE", "/v1/tokens/of-a-command").status == 503
     assert world.call("DELETE", "/v1/tokens/of-a-command").status == 404
+
+
+def test_the_audit_log_quotes_a_nul_in_a_way_that_each_database_takes(world: World) -> None:
+    assert world.call("DELETE", "/v2/firewalls/a%00b").status == 404
+    entry = world.store.log[-1]
+    assert "\0" not in entry.path + entry.problem
+    assert "a\ufffdb" in entry.path

@@ -349,6 +349,21 @@ def test_a_port_needs_an_interface_or_a_number(world: World, part: dict[str, obj
 # --------------------------------------------------------------------------------------------- rules of one port
 
 
+def test_a_write_tells_what_it_came_to_whatever_others_do_before_it_is_answered(world: World) -> None:
+    path = "/v1/ports/p101/rules"
+    settled = world.core.wait
+
+    def meanwhile(*waited: Any) -> bool:
+        world.core.wait = settled  # type: ignore[method-assign]
+        world.good("DELETE", "/v1/ports/p101")
+        return True
+
+    world.core.wait = meanwhile  # type: ignore[method-assign]
+    answer = world.call("PUT", path, {"inbound_rules": [RULE]}, headers={"Prefer": "wait=1"})
+    assert (answer.status, len(answer.json["inbound_rules"])) == (200, 1)
+    assert "p101" not in world.core.policy.ports
+
+
 def test_rules_of_a_port_are_replaced_added_and_removed(world: World) -> None:
     path = "/v1/ports/p101/rules"
     empty = world.good("GET", path)

@@ -702,3 +702,12 @@ def test_a_droplet_behind_too_many_firewalls_is_told_by_its_place() -> None:
         answer = world.call(method, path, body)
         assert (answer.status, list(answer.problems)) == (422, [at]), (method, path)
         assert "would be behind 2 firewalls; no more than 1 are allowed" in answer.problems[at]
+
+
+def test_nothing_is_remembered_of_accounts_that_have_no_firewalls(world: World) -> None:
+    made = world.good("POST", "/v2/firewalls?account=acme", {"name": "one", "inbound_rules": []})["firewall"]
+    assert [f["id"] for f in world.good("GET", "/v2/firewalls?account=acme")["firewalls"]] == [made["id"]]
+    world.good("DELETE", f"/v2/firewalls/{made['id']}?account=acme")
+    for name in ("acme", "nobody", "nobody-else"):
+        assert world.good("GET", f"/v2/firewalls?account={name}")["firewalls"] == []
+    assert not world.core.by_age

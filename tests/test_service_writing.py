@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
+import weakref
 from contextlib import closing
 from dataclasses import replace
 
@@ -22,6 +25,7 @@ from firewall_app.service import firewalls
 from firewall_app.service.core import Core
 from firewall_app.service.deed import Deed
 from firewall_app.service.firewalls import FirewallSpec
+from firewall_app.service.writing import MOST_TOGETHER
 from firewall_app.store import Store
 
 INTERFACES = {1: "up0", 2: "tap101", 3: "tap102"}
@@ -206,6 +210,37 @@ def test_whose_turn_is_broken_off_leaves_the_others_with_an_answer():
     runtime.go()
     assert alone.wait().revision == 6
     assert add(core, 4).wait().revision == 7
+
+
+def test_a_group_has_a_bound_and_who_comes_then_is_in_the_next_one():
+    core, store, runtime, _ = world()
+    runtime.hold()
+    threads = [add(core, number) for number in range(7000, 7002 + 2 * MOST_TOGETHER)]
+    threads.pop(MOST_TOGETHER // 2).kill()  # it is gone; its group is full no longer, and not the one that grows
+    runtime.go()
+    assert [thread.wait().revision for thread in threads] == list(range(6, 7 + 2 * MOST_TOGETHER))
+    assert len(store.commits) == 4, "the first alone, two groups, and the one that found both full"
+    assert core.revision == 6 + 2 * MOST_TOGETHER
+
+
+@pytest.mark.parametrize("broken", [None, "disk full"])
+def test_a_write_that_is_refused_keeps_no_policy_in_memory(broken, caplog):
+    caplog.set_level(logging.CRITICAL, "firewall_app")  # pytest keeps what was logged, and faults with it
+    store = MemoryStore()
+    store.stored = small(), beginning(revision=5)
+    core = Core(*store.stored, store, Green())
+    gc.disable()  # it looks seldom, and a policy may be large
+    try:
+        firewalls.create(core, "default", FirewallSpec("fw-1"))
+        former, store.broken = weakref.ref(core.policy), broken
+        with pytest.raises(StoreError if broken else Conflict) as refused:
+            firewalls.create(core, "default", FirewallSpec("fw-2" if broken else "fw-1"))
+        del refused
+        store.broken = None
+        firewalls.create(core, "default", FirewallSpec("fw-3"))
+        assert former() is None
+    finally:
+        gc.enable()
 
 
 def test_changes_that_follow_one_another_are_one_step():

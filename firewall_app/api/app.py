@@ -136,7 +136,7 @@ class _Application:
             response = self._handle(request, route, parameters, call)
         except Exception as error:
             failed = errors.status(error)[0] >= 500
-            call.core.record(Outcome.FAILED if failed else Outcome.REFUSED, str(error)[:LONGEST_PROBLEM], error)
+            call.core.record(Outcome.FAILED if failed else Outcome.REFUSED, _text(str(error), LONGEST_PROBLEM), error)
             raise
         call.core.record(Outcome.DONE)
         return response
@@ -233,9 +233,14 @@ def _entry(request: _Request, now: datetime) -> Entry:
         account=caller.account,
         address=request.address,
         method=request.method,
-        path=request.shown.replace("\0", "\ufffd")[:LONGEST_PATH],
+        path=_text(request.shown, LONGEST_PATH),
         outcome=Outcome.FAILED,
     )
+
+
+def _text(text: str, longest: int) -> str:
+    """What callers have sent as PostgreSQL takes it, too: a line that it refuses would pass for a store that fails."""
+    return text[:longest].replace("\0", "\ufffd")
 
 
 def _log(request: _Request, response: Response) -> None:

@@ -168,7 +168,7 @@ def get_port_rules(call: Call, port_id: str) -> object:
 
 
 def _port_rules(call: Call, port_id: str, counted: bool) -> object:
-    policy = call.core.policy
+    policy = call.deed.after or call.core.policy  # of a write what it came to, whoever has written since
     own = hypervisors.rules_of_port(policy, port_id)
     port = policy.ports[port_id]
     view = hypervisors.port_view(call.core, port)

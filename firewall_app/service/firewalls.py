@@ -64,7 +64,10 @@ def find(policy: Policy, account: str, firewall_id: str) -> Firewall:
 def every(core: Core, account: str) -> list[Firewall]:
     """All firewalls of an account, the oldest first."""
     policy = core.policy
-    ids = policy.account_firewalls.get(account, frozenset())
+    ids = policy.account_firewalls.get(account)
+    if ids is None:
+        core.by_age.pop(account, None)  # nothing is kept for names that anybody may ask for
+        return []
     known, ordered = core.by_age.get(account, (None, []))
     if known is not ids:  # an index is another object when it is another
         ordered = sorted(ids, key=lambda one: _age(policy.firewalls[one]))

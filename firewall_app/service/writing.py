@@ -1,7 +1,8 @@
 """Writes that wait for their turn, so that the store keeps them together: a group commit.
 
-The first that waits takes with it all that come before its turn has come (leader and followers).  Each is drafted from
-the policy that the one before it has left, and keeps its own conditions, faults, revision and line in the audit log.
+The first that waits takes with it those that come before its turn has come (leader and followers), up to a bound.
+Each is drafted from the policy that the one before it has left, and keeps its own conditions, faults, revision and line
+in the audit log.
 
 Called in the loop alone.  What is stored, and what follows from it, is the core's (`core.py`).
 """
@@ -20,6 +21,7 @@ from ..records import Key, Note
 from .deed import Deed
 
 T = TypeVar("T")
+MOST_TOGETHER = 16  # writes in one group: they are drafted in one go, while nobody else has a turn
 LONGEST_WAIT = 60  # seconds until a write asks again whether its group has come to an end
 Made = tuple[str, str]  # the fingerprint of a request with an Idempotency-Key, and the id of what it made
 
@@ -112,7 +114,7 @@ def check_firewalls(before: Policy, after: Policy, changes: Iterable[Change], mo
 
 
 class Groups:
-    """Jobs in groups: one group at work, at most one that waits, and grows."""
+    """Jobs in groups: one group at work, others that wait for their turn in order; the last of those grows."""
 
     def __init__(self, event: Callable[[], Event]) -> None:
         self._event = event
@@ -126,12 +128,16 @@ class Groups:
     ) -> T:
         """What a job comes to, after `work` was done in its `turn` for it, and for all that came meanwhile."""
         group = self._waiting
-        if group is None:
+        if group is None or len(group.jobs) >= MOST_TOGETHER:
             self._lead(job, turn, work)
         else:
             self._follow(job, group)
-        if job.fault is not None:
-            raise job.fault
+        fault, job.fault = job.fault, None  # it knows the frames that it went through, and they the job: a cycle,
+        try:  # which would keep whole policies until the garbage collector looks
+            if fault is not None:
+                raise fault
+        finally:
+            del fault
         found: T = job.value
         return found
 
@@ -142,21 +148,17 @@ class Groups:
         work: Callable[[Sequence[Job[Any]]], None],
     ) -> None:
         group = self._waiting = _Group([job], self._event())
-        broken: Exception = StoreError("the write was broken off", may_be_kept=True)
         try:
             with turn():
-                self._waiting = None
+                self._close(group)
                 work(group.jobs)
                 group.ended = True
         except StoreError as error:
-            broken = error
+            group.fail(error)
         finally:  # also when the thread is killed: nobody waits for it in vain
-            if self._waiting is group:
-                self._waiting = None
+            self._close(group)
             if not group.ended:
-                for one in group.jobs:
-                    one.fault = one.fault or broken
-            group.ended = True
+                group.fail(StoreError("the write was broken off", may_be_kept=True))
             group.over.set()
 
     def _follow(self, job: Job[T], group: _Group) -> None:
@@ -165,12 +167,24 @@ class Groups:
             while not group.ended:
                 group.over.wait(LONGEST_WAIT)
         finally:
-            if self._waiting is group and not group.ended:  # whoever asked is gone before anything was done
+            if not group.closed:  # whoever asked is gone before anything was done
                 group.jobs.remove(job)
+
+    def _close(self, group: _Group) -> None:
+        """Nobody joins it any more, or leaves it."""
+        group.closed = True
+        if self._waiting is group:
+            self._waiting = None
 
 
 @dataclass(eq=False)
 class _Group:
     jobs: list[Job[Any]]
     over: Event
+    closed: bool = False
     ended: bool = False
+
+    def fail(self, fault: Exception) -> None:
+        for job in self.jobs:
+            job.fault = job.fault or fault
+        self.ended = True
