@@ -57,6 +57,14 @@ class Site:
     def change(self, command: str, flow: str) -> None:
         self.ovs.ofctl("-O", "OpenFlow14", *([] if command == "add-flow" else ["--strict"]), command, self.bridge, flow)
 
+    @property
+    def state(self) -> str:
+        return str(self.call("GET", f"/v1/hypervisors/{DPID}")["sync"]["state"])
+
+    def connect(self) -> None:
+        self.ovs.vsctl("set-controller", "br0", f"tcp:127.0.0.1:{self.controller.openflow_port}")
+        wait_until("the switch in step", lambda: self.state == "in_sync", 60, 0.05)
+
     def verify(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         token = self.directory / "token"
         token.write_text(TOKEN + "\n")
@@ -76,8 +84,7 @@ def site() -> Iterator[Site]:
             ovs.add_bridge("br0", PORTS, dpid=int(DPID, 16))
             built = Site(controller, ovs, directory)
             populate(built)
-            ovs.vsctl("set-controller", "br0", f"tcp:127.0.0.1:{controller.openflow_port}")
-            in_sync(built)
+            built.connect()
             built.sound = [flow.text for flow in built.flows()]
             yield built
 
@@ -107,18 +114,14 @@ def populate(site: Site) -> None:
     site.call("POST", "/v1/ports/db/rules", {"inbound_rules": own})
 
 
-def in_sync(site: Site) -> None:
-    def done() -> bool:
-        return site.call("GET", f"/v1/hypervisors/{DPID}")["sync"]["state"] == "in_sync"
-
-    wait_until("the switch in step", done, 60, 0.05)
-
-
 @pytest.fixture
 def spoilt(site: Site) -> Iterator[Site]:
-    """A site whose flows may be spoilt; they are put right afterwards."""
+    """A site whose flows may be spoilt, without a controller that would put them right; that is done afterwards."""
+    site.ovs.vsctl("del-controller", "br0")
+    wait_until("the end of the connection", lambda: site.state == "unreachable", 20, 0.05)
     yield site
     site.ovs.ofctl("-O", "OpenFlow14", "--bundle", "replace-flows", site.bridge, "-", stdin="\n".join(site.sound))
+    site.connect()
 
 
 def test_the_text_of_a_switch_says_what_its_bytes_say(site: Site) -> None:
