@@ -117,7 +117,7 @@ def populate(site: Site) -> None:
 @pytest.fixture
 def spoilt(site: Site) -> Iterator[Site]:
     """A site whose flows may be spoilt, without a controller that would put them right; that is done afterwards."""
-    site.ovs.vsctl("del-controller", "br0")
+    site.ovs.vsctl("set-controller", "br0", "tcp:127.0.0.1:1")  # with none at all the bridge would forget its flows
     wait_until("the end of the connection", lambda: site.state == "unreachable", 20, 0.05)
     yield site
     site.ovs.ofctl("-O", "OpenFlow14", "--bundle", "replace-flows", site.bridge, "-", stdin="\n".join(site.sound))
