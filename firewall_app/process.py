@@ -52,6 +52,10 @@ def set_up_log() -> None:
     if not chosen:
         root.setLevel(logging.INFO)
     if not conf.log_config_file:
+        # Of each line Python finds out which code said it, in what thread and process; ours tell none of it (Logging
+        # HOWTO, "Optimization").
+        logging._srcfile = None
+        logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
         for handler in root.handlers:
             handler.setFormatter(logs.form(handler, kind))
 

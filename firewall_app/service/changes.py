@@ -16,6 +16,7 @@ from ..policy.policy import Change
 from .describe import Json, entity, etag, name_of
 
 LONGEST_LINE = 32 << 10  # bytes of JSON for all changes of one request
+MOST_WHOLE = 40  # entries of lists in one object that was changed, up to which it is told whole, before and after
 MOST_NAMED = 500  # entries of lists in one object, above which it is not worth trying to tell it whole
 MOST_MENTIONED = 10  # objects by their entity tags alone, each of which takes some ten milliseconds
 _LISTS = ("inbound_rules", "outbound_rules", "droplet_ids", "tags", "addresses")
@@ -53,7 +54,8 @@ def _text(value: Json) -> str:
 
 
 def _whole(change: Change) -> Json | None:
-    if any(_size(value) > MOST_NAMED for value in (change.old, change.new) if value is not None):
+    most = MOST_NAMED if change.old is None or change.new is None else MOST_WHOLE
+    if any(_size(value) > most for value in (change.old, change.new) if value is not None):
         return None
     return _change(change, entity)
 
@@ -89,8 +91,13 @@ def _less(value: Entity, other: Entity) -> Entity:
     kept: dict[str, Any] = {}
     for name in _LISTS:
         if (mine := getattr(value, name, None)) is not None:
-            theirs = set(getattr(other, name))
-            kept[name] = tuple(item for item in mine if item not in theirs)
+            theirs = getattr(other, name)
+            same = {
+                id(item) for item in theirs
+            }  # most are the same objects, which is cheaper to see than that they equal
+            rest = [item for item in mine if id(item) not in same]
+            others = set(theirs) if rest else set()
+            kept[name] = tuple(item for item in rest if item not in others)
     return cast(Entity, replace(cast(Any, value), **kept))
 
 
