@@ -241,7 +241,7 @@ class _Files:
 
     @classmethod
     def of(cls, path: Path) -> _Files:
-        return cls(*map(_inode, (path, *beside(path))))
+        return cls(*[_inode(one) for one in (path, *beside(path))])
 
     def leave(self, path: Path) -> None:
         """Parts the database that stands at `path` now from what the former one left there.
