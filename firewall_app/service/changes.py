@@ -7,7 +7,7 @@ and a page of lines would be too long to answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -92,11 +92,15 @@ def _less(value: Entity, other: Entity) -> Entity:
     for name in _LISTS:
         if (mine := getattr(value, name, None)) is not None:
             theirs = getattr(other, name)
-            same = set(map(id, theirs))  # most are the same objects, which is cheaper to see than that they equal
-            rest = [item for item in mine if id(item) not in same]
-            others = set(theirs) if rest else set()
-            kept[name] = tuple(item for item in rest if item not in others)
+            # Most are the same objects, which is cheaper to see than that they equal.
+            others = set(_new_in(theirs, mine))
+            kept[name] = tuple(item for item in _new_in(mine, theirs) if item not in others)
     return cast(Entity, replace(cast(Any, value), **kept))
+
+
+def _new_in(items: Sequence[object], others: Sequence[object]) -> list[object]:
+    known = set(map(id, others))
+    return [item for item in items if id(item) not in known]
 
 
 def _size(value: Entity) -> int:
