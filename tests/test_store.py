@@ -26,7 +26,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, select, text
 
 from firewall_app.history import Point
 from firewall_app.policy.errors import NotFound, StoreError
@@ -48,6 +48,7 @@ from firewall_app.policy.model import (
 from firewall_app.policy.policy import Draft, Policy
 from firewall_app.records import Token
 from firewall_app.store import Store, database, prepared, schema
+from firewall_app.store.prepared import Prepared
 from firewall_app.store.upgrade import versions
 
 if TYPE_CHECKING:
@@ -552,6 +553,21 @@ def test_a_commit_writes_what_changed_and_no_more(store: Store) -> None:
     assert written(edited, 52) == ["UPDATE counters", "UPDATE rules"], "the same rule in another spelling"
     attached = replace(edited, droplet_ids=(1,))
     assert written(attached, 52) == ["UPDATE counters", "UPDATE firewalls"]
+
+
+def test_what_fails_while_rows_are_fetched_is_told_too(path: Path) -> None:
+    late = Prepared(text("SELECT abs(n) FROM (SELECT 1 AS n UNION ALL SELECT -9223372036854775807 - 1)"))
+    with closing(Store.open(f"sqlite:///{path}")) as opened:
+        with pytest.raises(StoreError, match="integer overflow"), opened._database.reading("try") as connection:
+            late.rows(connection)
+        assert opened.newest().revision == 0
+
+
+def test_a_prepared_statement_has_no_values_of_its_own(store: Store) -> None:
+    """They would be left out."""
+    first = Prepared(select(schema.counters.c.name).limit(1))
+    with pytest.raises(StoreError, match="LIMIT"), store._database.reading("try") as connection:
+        first.rows(connection)
 
 
 # --------------------------------------------------------------------------------------------- tokens

@@ -28,18 +28,14 @@ class Prepared:
     def rows(self, connection: Connection, values: Mapping[str, Any] = _NOTHING) -> list[tuple[Any, ...]]:
         """What the statement finds."""
         text, names = self._for(connection)
-        found: list[tuple[Any, ...]] = send(connection, text, _given(values, names)).fetchall()
-        return found
+        return send(connection, text, _given(values, names))[0]
 
     def run(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
         """Executes it with each of the rows; gives how many rows of the database that has concerned."""
         text, names = self._for(connection)
         if len(rows) == 1:
-            cursor = send(connection, text, _given(rows[0], names))
-        else:
-            cursor = send(connection, text, [_given(row, names) for row in rows], many=True)
-        count: int = cursor.rowcount
-        return count
+            return send(connection, text, _given(rows[0], names))[1]
+        return send(connection, text, [_given(row, names) for row in rows], many=True)[1]
 
     def _for(self, connection: Connection) -> tuple[str, Sequence[str] | None]:
         dialect = connection.dialect
@@ -52,17 +48,20 @@ class Prepared:
         return found
 
 
-def send(connection: Connection, text: str, values: Any, many: bool = False) -> Any:
-    """The cursor of what the driver was asked.  Its errors become SQLAlchemy's, and a broken connection is given up."""
-    driver = connection.connection.dbapi_connection
-    cursor = driver.cursor()  # type: ignore[union-attr]
+def send(connection: Connection, text: str, values: Any, many: bool = False) -> tuple[list[tuple[Any, ...]], int]:
+    """What the driver finds, and how many rows that concerned.
+
+    Its errors become SQLAlchemy's, and a connection that broke is given up.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    cursor = driver.cursor()
     try:
         (cursor.executemany if many else cursor.execute)(text, values)
+        return cursor.fetchall() if cursor.description else [], cursor.rowcount  # SQLite goes on when it is fetched
     except connection.dialect.loaded_dbapi.Error as error:
         if connection.dialect.is_disconnect(error, driver, cursor):
             connection.invalidate(error)
         raise DBAPIError(text, None, error) from error
-    return cursor
 
 
 def _given(values: Mapping[str, Any], names: Sequence[str] | None) -> Any:

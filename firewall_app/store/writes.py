@@ -55,7 +55,8 @@ class _Work:
 
     def run(self, connection: Connection) -> None:
         self._delete(connection, schema.rules, schema.firewalls, schema.port_rule_sets, schema.external_peers)
-        _checked(connection, _update(schema.firewalls, ("name",)), self.parked, schema.firewalls)
+        if self.parked:
+            _checked(connection, _update(schema.firewalls, ("name",)), self.parked, schema.firewalls)
         self._put(connection, schema.hypervisors, schema.tags, schema.droplets, schema.ports, schema.external_peers)
         self._delete(connection, schema.ports)
         self._put(connection, schema.firewalls, schema.port_rule_sets, schema.rules)
@@ -63,18 +64,20 @@ class _Work:
 
     def _put(self, connection: Connection, *tables: Table) -> None:
         for table in tables:
-            columns = tuple(c.name for c in table.columns if not c.primary_key)
-            _checked(connection, _update(table, columns), self.updates[table], table)
-            if self.inserts[table]:
-                _insert(table).run(connection, self.inserts[table])
+            if rows := self.updates.get(table):
+                columns = tuple(c.name for c in table.columns if not c.primary_key)
+                _checked(connection, _update(table, columns), rows, table)
+            if rows := self.inserts.get(table):
+                _insert(table).run(connection, rows)
 
     def _delete(self, connection: Connection, *tables: Table) -> None:
         for table in tables:
-            _checked(connection, _delete(table), self.deletes[table], table)
+            if rows := self.deletes.get(table):
+                _checked(connection, _delete(table), rows, table)
 
 
 def _checked(connection: Connection, statement: Prepared, rows: list[dict[str, Any]], table: Table) -> None:
-    if rows and statement.run(connection, rows) != len(rows):
+    if statement.run(connection, rows) != len(rows):
         raise StoreError(f"table {table.name} lacks rows that this controller knows of; load the store again")
 
 
