@@ -110,6 +110,10 @@ class _Runtime:
         done: T = tpool.execute(work)
         return done
 
+    def pause(self) -> None:
+        for _ in range(2):  # a link decides what to send, Ryu's thread of the switch sends it
+            eventlet.sleep(0)
+
     def event(self) -> Event:
         event = _Event()
         self._events.add(event)

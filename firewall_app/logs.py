@@ -21,11 +21,15 @@ import os
 import re
 from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 FORMATS = ("text", "json")
 _TO_LOGGING = frozenset({"exc_info", "stack_info", "stacklevel", "extra"})
 _BARE = re.compile(r'[^\s"=\\]+')
+_PLAIN = re.compile(
+    r"[\w./+-]+", re.ASCII
+)  # as most values are: bare, printable, and too little for a secret's pattern
 _DETAIL = "    "  # before every further line of an event: nothing that is told there looks like a line of its own
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
 _SECRETS = re.compile(
@@ -138,7 +142,12 @@ def _is_journal(handler: logging.Handler) -> bool:
 
 
 def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return f"{_second(int(record.created))}.{int(record.msecs):03}Z"
+
+
+@lru_cache(maxsize=8)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _head(record: logging.LogRecord) -> str:
@@ -161,6 +170,10 @@ def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
 def _value(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, str) and _PLAIN.fullmatch(value):
+        return value
+    if type(value) is int:
+        return str(value)
     text = masked(",".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
     if text.isprintable() and _BARE.fullmatch(text):
         return text

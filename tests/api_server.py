@@ -63,6 +63,8 @@ class Threads:
     def aside(self, work: Callable[[], T]) -> T:
         return work()
 
+    def pause(self) -> None: ...
+
     def event(self) -> Event:
         return threading.Event()
 
@@ -365,6 +367,7 @@ def read_all(client: socket.socket) -> bytes:
 
 def main() -> None:
     """Serves until stdin ends, in memory unless told a database.  Paths under /test/ let a test drive the switches."""
+    import eventlet
     from eventlet import tpool
     from eventlet.event import Event as GreenEvent
     from eventlet.semaphore import Semaphore
@@ -396,6 +399,9 @@ def main() -> None:
         def aside(self, work: Callable[[], T]) -> T:
             done: T = tpool.execute(work)
             return done
+
+        def pause(self) -> None:
+            eventlet.sleep(0)
 
         def event(self) -> Event:
             return Waiting()

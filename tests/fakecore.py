@@ -69,6 +69,8 @@ class ThreadRuntime:
     def aside(self, work):
         return work()
 
+    def pause(self): ...
+
     def event(self):
         return threading.Event()
 

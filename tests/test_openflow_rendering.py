@@ -16,6 +16,7 @@ from firewall_app.pipeline.plan import units
 from firewall_app.pipeline.tables import INBOUND_RULES, OUTBOUND_RULES, OWN_SET, TAG_SET
 from firewall_app.pipeline.unit import (
     AddressSet,
+    Fence,
     FirewallSets,
     Generation,
     PortFirewalls,
@@ -29,6 +30,7 @@ from firewall_app.pipeline.unit import (
 from firewall_app.policy.model import Direction, Network, PortRange, Protocol
 
 U32 = st.integers(0, 0xFFFFFFFF)
+U63 = st.integers(0, (1 << 63) - 1)
 SLOTS = st.integers(1, 65000)
 MACS = st.binary(min_size=6, max_size=6).map(lambda octets: octets.hex(":"))
 DIRECTIONS = st.sampled_from(Direction)
@@ -67,6 +69,8 @@ UNITS = st.one_of(
     st.builds(PortProtection, SLOTS, U32, MACS, st.sampled_from(Protection), st.booleans()),
     st.builds(PortFirewalls, SLOTS, NUMBERED, st.lists(U32, max_size=5).map(tuple)),
     st.builds(FirewallSets, U32, DIRECTIONS, st.booleans(), st.lists(SETS, max_size=5).map(tuple)),
+    st.builds(Generation, st.integers(1, 0x7FFFFFFF)),
+    st.builds(Fence, U63, U63),
 )  # fmt: skip
 
 
@@ -90,6 +94,8 @@ ORDINARY = (
     PortFirewalls(7, INBOUND_RULES, (3,)),
     PortFirewalls(7, OUTBOUND_RULES, ()),
     FirewallSets(3, Direction.INBOUND, True, (AddressSet(TAG_SET, 4),)),
+    Generation(1_790_000_000),
+    Fence(1 << 62 | 5, 4711),
 )
 
 

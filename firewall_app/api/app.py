@@ -157,6 +157,8 @@ class _Application:
         if route.body is not None:
             call.body = self._body(request, route, call)
             self._still(request)
+        if route.writes and route.object is not None:
+            call.meanwhile = lambda: preconditions.state(route, call.deed.after, call, parameters)
         before = call.core.policy
         found = route.handler(call, **parameters)
         if found is None:

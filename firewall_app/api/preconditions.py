@@ -35,7 +35,7 @@ def condition(environ: Mapping[str, Any], route: Route, call: Call, parameters: 
         raise BadRequest("nothing here has an entity tag, so If-Match and If-None-Match mean nothing")
 
     def check(policy: Policy) -> None:
-        now = _tag(route, policy, call, parameters)
+        now = state(route, policy, call, parameters)
         if wanted is not None and (now is None if "*" in wanted else now not in wanted):
             there = f"it is {now} now" if now is not None else "it does not exist"
             raise Stale(f"If-Match: the object is not as you have seen it; {there}")
@@ -47,7 +47,7 @@ def condition(environ: Mapping[str, Any], route: Route, call: Call, parameters: 
 
 def tag(response: Response, route: Route, call: Call, parameters: Mapping[str, str], policy: Policy | None) -> None:
     """Says in an answer which state of the object it is about; `policy` is the one in which it was so."""
-    found = _tag(route, policy, call, parameters) if policy is not None else None
+    found = state(route, policy, call, parameters)
     if found is not None:
         response.headers["ETag"] = found
 
@@ -75,7 +75,10 @@ def _header(environ: Mapping[str, Any], name: str, shown: str) -> frozenset[str]
     return frozenset(part.strip() for part in text.split(","))
 
 
-def _tag(route: Route, policy: Policy, call: Call, parameters: Mapping[str, str]) -> str | None:
+def state(route: Route, policy: Policy | None, call: Call, parameters: Mapping[str, str]) -> str | None:
+    """The entity tag of the object at a path in a policy; None when there is none.  It is made once."""
+    if policy is None:
+        return None
     assert route.object is not None  # noqa: S101 - the callers have looked
     try:
         return describe.etag(route.object(policy, call, **parameters))

@@ -35,6 +35,7 @@ class Call:
     patience: int | None = None  # seconds that the client will wait for switches
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    meanwhile: Callable[[], object] | None = None  # what the answer will need, to be made while switches work
 
     def settle(self, written: Written[T]) -> T:
         """The result of a write, once the switches concerned have answered or the client's patience is at its end.
@@ -46,6 +47,9 @@ class Call:
             caller = self.caller
             with self.waits.place((caller.token or caller) if caller is not None else None) as waits:
                 if waits:
+                    if self.meanwhile is not None:
+                        self.core.runtime.pause()
+                        self.meanwhile()
                     self.core.wait(written, self.patience)
                     applied.append(f"wait={self.patience}")
             # An answer without a body has no other place to say how it went.

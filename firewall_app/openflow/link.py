@@ -176,6 +176,8 @@ class Link:
                 if self._session.report is not report:
                     report = self._session.report
                     self._owner.reported(self.dpid, self, report)
+                    if self._session.changes:
+                        eventlet.sleep(0)  # who waits for this is answered before it is logged
                 self._log()
                 self._send(self._handle())
         except Exception:

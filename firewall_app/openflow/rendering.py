@@ -24,7 +24,9 @@ from ..pipeline.flow import IP_ICMP, IP_ICMP6, IP_TCP, IP_UDP, Load
 from ..pipeline.tables import IS_MEMBER, MEMBER, NO_SET, OWN_SET, PEERS, RULE, RULES, Kind, cookie
 from ..pipeline.unit import (
     AddressSet,
+    Fence,
     FirewallSets,
+    Generation,
     PickUp,
     PortFirewalls,
     PortGuards,
@@ -357,7 +359,13 @@ def _other_sets(unit: FirewallSets, numbers: Sequence[int]) -> FirewallSets:
     return replace(unit, firewall=numbers[0], sets=sets)
 
 
+def _u64(number: int) -> bytes:
+    return number.to_bytes(8, "big")
+
+
 _CUTS: dict[type, _Cut] = {
+    Fence: _Cut(lambda unit: (Fence, (_u64(unit.timeline), _u64(unit.revision))), lambda _, numbers: Fence(*numbers)),
+    Generation: _Cut(lambda unit: (Generation, (_u32(unit.number),)), lambda _, numbers: Generation(*numbers)),
     PortGuards: _Cut(_guards, _other_guards),
     PortProtection: _Cut(_protection, _other_protection),
     PortFirewalls: _Cut(_firewalls, _other_firewalls),
@@ -367,6 +375,8 @@ _CUTS: dict[type, _Cut] = {
 _RENDERERS: dict[type, Callable[[Any], tuple[Pair, ...]]] = {
     RuleFlows: _rule,
     SetMembers: _members,
+    Fence: _by_template,
+    Generation: _by_template,
     PortGuards: _by_template,
     PortProtection: _by_template,
     PortFirewalls: _by_template,

@@ -18,6 +18,7 @@ MOST_SETS = 64
 MOST_FIREWALLS = 1000
 
 
+EMPTY: Mapping[int, RuleFlows] = {}
 Shared = Tag | ExternalPeer  # what rules name and switches know as one set of addresses, whoever names it
 
 
@@ -32,17 +33,21 @@ class Rulings:
 
 
 def rule_units(
-    policy: Policy, rule_set: Firewall | PortRules, direction: Direction
+    policy: Policy, rule_set: Firewall | PortRules, direction: Direction, known: Mapping[int, RuleFlows] = EMPTY
 ) -> dict[int, tuple[RuleFlows, SetMembers | None]]:
     """What each rule of a direction comes to, by its id: its flows, and the set of its own addresses if it has one.
 
     A firewall asks no more than MOST_SETS sets, as long as it has no more rules than that: where the shared sets that
-    a rule names do not leave one for each rule to come, their members go into the rule's own set.
+    a rule names do not leave one for each rule to come, their members go into the rule's own set.  `known`: the flows
+    of before by the id of their rule, for rules that come to the same now.
     """
     rules = sorted(rule_set.in_direction(direction), key=lambda rule: rule.id)
     asked: set[AddressSet] = set()
     found: dict[int, tuple[RuleFlows, SetMembers | None]] = {}
     for place, rule in enumerate(rules):
+        if (was := known.get(rule.id)) is not None and _comes_to(rule, rule_set.number, was):
+            found[rule.id] = was, None
+            continue
         own, shared = own_networks(policy, rule_set.account, rule), shared_peers(policy, rule_set.account, rule)
         sets: dict[AddressSet, tuple[int, ...]] = {AddressSet(TAG_SET, one.number): (4, 6) for one in shared}
         to_come = len(rules) - place - 1
@@ -60,6 +65,18 @@ def rule_units(
         )
         found[rule.id] = flows, own_set
     return found
+
+
+def _comes_to(rule: Rule, number: int, flows: RuleFlows) -> bool:
+    """Whether a rule that spells out all its addresses comes to these flows; seen by what they were made of."""
+    return (
+        flows.networks is rule.peer.distinct
+        and flows.ports is rule.ports
+        and flows.protocol is rule.protocol
+        and flows.direction is rule.direction
+        and flows.firewall == number
+        and not (flows.sets or rule.peer.names_sets or rule.peer.droplet_ids)
+    )
 
 
 def shared_peers(policy: Policy, account: str, rule: Rule) -> list[Shared]:

@@ -32,6 +32,7 @@ from .unit import (
     PortGuards,
     PortProtection,
     Protection,
+    RuleFlows,
     SetMembers,
     Static,
     Unit,
@@ -94,7 +95,11 @@ class _Kept(Generic[K]):
             return part
         # Units that are as they were stay the same objects: hypervisors compare them by that, and share their bytes.
         new = self._make(policy, key, part.units)
-        units = {name: part.units[name] if part.units.get(name) == unit else unit for name, unit in new.units.items()}
+        units = dict(new.units)
+        for name, unit in new.units.items():
+            was = part.units.get(name)
+            if was is not None and was is not unit and was == unit:
+                units[name] = was
         new = replace(new, units=units)
         if made <= serial:
             self._parts[key] = serial, new
@@ -127,17 +132,18 @@ class Parts:
         self.shared.forget(name for name in names if _shared(policy, name[0]) is None)
 
 
-def _rule_set(policy: Policy, owner: str, _: Units) -> Part:
+def _rule_set(policy: Policy, owner: str, known: Units) -> Part:
     """A rule set's rules, the sets of their own that they name, and what it asks of them."""
     rule_set = policy.rule_set(owner)
     if rule_set is None:
         return NOTHING
     found: dict[UnitKey, Unit] = {}
     asks: set[SetName] = set()
+    before = {unit.rule_id: unit for unit in known.values() if isinstance(unit, RuleFlows)}
     for direction in Direction:
         asked: dict[AddressSet, None] = {}
         plain = False
-        for flows, own_set in rule_units(policy, rule_set, direction).values():
+        for flows, own_set in rule_units(policy, rule_set, direction, before).values():
             if not (flows.networks or flows.sets):
                 continue
             found["rule", str(flows.rule_id)] = flows
@@ -145,7 +151,7 @@ def _rule_set(policy: Policy, owner: str, _: Units) -> Part:
                 found["own set", str(flows.rule_id)] = own_set
             plain |= bool(flows.networks)
             asked |= dict.fromkeys(members for members, _ in flows.sets)
-        for rule in rule_set.in_direction(direction):
+        for rule in rule_set.in_direction(direction) if asked else ():
             for one in shared_peers(policy, rule_set.account, rule):
                 if AddressSet(TAG_SET, one.number) in asked:
                     asks.add((one.key, direction))

@@ -238,9 +238,10 @@ class Peer:
         return bool(self.tags or self.load_balancer_uids or self.kubernetes_ids)
 
     @property
-    def lists(self) -> tuple[tuple[object, ...], ...]:
-        """All that is named, each kind by itself."""
-        return self.addresses, self.droplet_ids, self.tags, self.load_balancer_uids, self.kubernetes_ids
+    def size(self) -> int:
+        """How many are named."""
+        external = len(self.load_balancer_uids) + len(self.kubernetes_ids)
+        return len(self.addresses) + len(self.droplet_ids) + len(self.tags) + external
 
     @property
     def external_uids(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ and a page of lines would be too long to answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -92,22 +92,23 @@ def _less(value: Entity, other: Entity) -> Entity:
     for name in _LISTS:
         if (mine := getattr(value, name, None)) is not None:
             theirs = getattr(other, name)
-            same = {
-                id(item) for item in theirs
-            }  # most are the same objects, which is cheaper to see than that they equal
-            rest = [item for item in mine if id(item) not in same]
-            others = set(theirs) if rest else set()
-            kept[name] = tuple(item for item in rest if item not in others)
+            # Most are the same objects, which is cheaper to see than that they equal.
+            others = set(_new_in(theirs, mine))
+            kept[name] = tuple(item for item in _new_in(mine, theirs) if item not in others)
     return cast(Entity, replace(cast(Any, value), **kept))
+
+
+def _new_in(items: Sequence[object], others: Sequence[object]) -> list[object]:
+    known = set(map(id, others))
+    return [item for item in items if id(item) not in known]
 
 
 def _size(value: Entity) -> int:
     """How many entries there are in all lists."""
     match value:
         case Firewall() | PortRules():
-            peers = sum(len(names) for rule in value.rules for names in rule.peer.lists)
             attached = len(value.droplet_ids) + len(value.tags) if isinstance(value, Firewall) else 0
-            return peers + len(value.rules) + attached
+            return sum(1 + rule.peer.size for rule in value.rules) + attached
         case Droplet():
             return len(value.tags)
         case ExternalPeer():

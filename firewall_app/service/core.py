@@ -99,6 +99,10 @@ class Runtime(Protocol):
         """Runs what waits for something outside; it never waits behind slow work."""
         ...
 
+    def pause(self) -> None:
+        """Lets others go on who have something to do: what switches were asked for is sent."""
+        ...
+
     def event(self) -> Event:
         """For what may never come: the end of the program gives it up."""
         ...

@@ -99,13 +99,14 @@ def _cost(policy: Policy, port_ids: Iterable[str], owners: Iterable[str], known:
     for found in rule_sets.values():
         total += _size(found)
         for rule in found.rules:
-            sets.update(one.key for one in shared_peers(policy, found.account, rule))
+            if rule.peer.names_sets:
+                sets.update(one.key for one in shared_peers(policy, found.account, rule))
     return total + sum(_members(policy, key) for key in sets if known is None or not known.asks(key))
 
 
 def _size(rules: Firewall | PortRules) -> int:
     """Entries of all rules, and each rule."""
-    return sum(1 + sum(map(len, rule.peer.lists)) for rule in rules.rules)
+    return sum(1 + rule.peer.size for rule in rules.rules)
 
 
 def _members(policy: Policy, key: SharedKey) -> int:
