@@ -60,7 +60,7 @@ class Member:
         change = difference(self.desired, self.switch.flows, keys)
         if not self.generation or change.takes_away(judges, lists_no_less):
             self.generation = next_generation(self.generation)
-            keys |= self.desired.put(GENERATION, Generation(self.generation))
+            keys |= self.desired.change({GENERATION: Generation(self.generation)})
             change = difference(self.desired, self.switch.flows, keys)
         self.switch.apply(change.delete, change.put)
         self.last = change

@@ -57,8 +57,8 @@ def test_a_unit_that_did_not_change_is_not_rendered_again() -> None:
     render.rendered.clear()
     assert desired.update({rule(1): Part(("a",), "one"), rule(3): Part(("c",), "three")}) == {"b", "c"}
     assert render.rendered == [Part(("c",), "three")]
-    assert desired.put(rule(1), stays) == set()
-    assert desired.put(rule(1), Part(("a", "d"), "one")) == {"a", "d"}
+    assert desired.change({rule(1): stays}) == set()
+    assert desired.change({rule(1): Part(("a", "d"), "one")}) == {"a", "d"}
     assert wanted(desired) == {"a": "one", "c": "three", "d": "one"}
 
 

@@ -121,7 +121,7 @@ def test_port_unreachable_comes_back(net: Net, version: int) -> None:
     back = net.send(OUTSIDE, refusal)
     assert path(back)[2:] == [("c2", 202), ("z", 110)], "with its connection"
     for member in net.fleet.members.values():
-        member.desired.put(GENERATION, Generation(2))
+        member.desired.change({GENERATION: Generation(2)})
         change = difference(member.desired, member.switch.flows)
         member.switch.apply(change.delete, change.put)
     back = net.send(OUTSIDE, refusal)

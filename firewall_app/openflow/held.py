@@ -6,6 +6,7 @@ Pure functions; a flow that is not one of ours is never an error.  When what is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -126,6 +127,7 @@ def is_unread(actual: Mapping[Key, Body]) -> bool:
     return FENCE_KEY in actual and _read_fence(actual[FENCE_KEY]) is None
 
 
+@lru_cache(maxsize=256)  # each comparison asks for the one that it had
 def _read_fence(body: Body) -> Fence | None:
     try:
         return Fence.read(wire.decode_instructions(body.instructions))

@@ -281,7 +281,7 @@ class Held:
     def raise_generation(self) -> int:
         """Flow-mods of that alone."""
         self._generation = next_generation(self._generation)
-        touched = self._desired.put(GENERATION, Generation(self._generation))
+        touched = self._desired.change({GENERATION: Generation(self._generation)})
         changes = difference(self._desired, self._flows, touched)
         self._apply(touched)
         return len(changes.put) + len(changes.delete)

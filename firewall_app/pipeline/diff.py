@@ -61,10 +61,6 @@ class Desired(Generic[K, B]):
                     self._contend(key, name, body)
         return touched
 
-    def put(self, name: UnitKey, unit: Unit) -> set[K]:
-        """Replaces or adds one unit; returns the keys whose flow may have changed."""
-        return self.change({name: unit})
-
     def _contend(self, key: K, name: UnitKey, body: B) -> None:
         """One more unit wants a key."""
         first = self._owner[key]

@@ -152,9 +152,10 @@ def _rule_set(policy: Policy, owner: str, known: Units) -> Part:
             plain |= bool(flows.networks)
             asked |= dict.fromkeys(members for members, _ in flows.sets)
         for rule in rule_set.in_direction(direction) if asked else ():
-            for one in shared_peers(policy, rule_set.account, rule):
-                if AddressSet(TAG_SET, one.number) in asked:
-                    asks.add((one.key, direction))
+            if rule.peer.names_sets:
+                for one in shared_peers(policy, rule_set.account, rule):
+                    if AddressSet(TAG_SET, one.number) in asked:
+                        asks.add((one.key, direction))
         if plain or asked:
             found["firewall", f"{rule_set.number} {direction.value}"] = FirewallSets(
                 rule_set.number, direction, plain, tuple(sorted(asked))

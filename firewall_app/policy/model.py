@@ -237,7 +237,7 @@ class Peer:
         """Whether it names what others make up: tags, or external peers."""
         return bool(self.tags or self.load_balancer_uids or self.kubernetes_ids)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """How many are named."""
         external = len(self.load_balancer_uids) + len(self.kubernetes_ids)
