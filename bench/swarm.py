@@ -3,8 +3,10 @@
     python -m bench.swarm HOST PORT INTERFACE...
 
 Each has a connection of its own, keeps its flows as bytes, and answers what a controller asks as Open vSwitch 3.1
-does: features, description, ports, roles, flow statistics, bundles, barriers, echo.  It forwards no packet, checks no
-flow and refuses nothing.  One epoll loop serves all, so that the controller's work is the bound and not this.
+does: features, description, ports, roles, flow statistics, bundles, barriers, echo.  As Open vSwitch it gives up a
+connection on which it hears no HELLO within a second, and dials again a second later; both become longer with each
+failure, up to eight seconds.  It forwards no packet, checks no flow and refuses nothing.  One epoll loop serves all, so
+that the controller's work is the bound and not this.
 
 The process takes commands as lines of JSON on its standard input and answers each with one line; it ends with its
 input, and so with whoever started it.
@@ -37,7 +39,7 @@ ADD, DELETE, DELETE_STRICT = 0, 3, 4
 ANYTHING = struct.pack("!HH4x", 1, 4)  # a match of nothing
 MOST = 60_000  # bytes of one part of a reply
 PROBE = 5.0  # seconds of silence until a switch asks whether its controller is there, as Open vSwitch's does
-BACKOFF = 1.0  # seconds until a switch whose connection was refused or ended tries again, as Open vSwitch's first
+BACKOFF, MOST_BACKOFF = 1.0, 8.0  # seconds that a switch waits, for HELLO or to dial again: at first, and at last
 LOOK = 0.25  # seconds between two looks at who was silent
 HEADER = struct.Struct("!BBHI")
 STATS = struct.Struct("!HBxIIHHHHH2x")  # of a flow's statistics, up to its cookie
@@ -51,7 +53,8 @@ class Switch:
     """One switch: what it holds, and its connection while it has one."""
 
     __slots__ = (
-        "bundle", "connected", "flows", "generation", "heard", "number", "read", "role", "sock", "stalled", "written",
+        "backoff", "bundle", "connected", "dialled", "flows", "generation", "heard", "number", "read", "role", "sock",
+        "stalled", "written",
     )  # fmt: skip
 
     def __init__(self, number: int) -> None:
@@ -62,6 +65,8 @@ class Switch:
         self.sock: socket.socket | None = None
         self.connected = self.stalled = False
         self.heard = 0.0
+        self.dialled = 0.0  # when, until the controller's HELLO has come
+        self.backoff = 0.0  # seconds that it waited before it dialled; 0 when it did so at once
         self.read, self.written = b"", b""
 
 
@@ -78,6 +83,7 @@ class Counts:
     echoes: int = 0  # that the controller asked for
     probes: int = 0  # that switches asked for
     lost: int = 0  # connections that the controller ended
+    given_up: int = 0  # connections on which no HELLO came in time
     last_commit: float = 0.0
     last_barrier: float = 0.0
     last_reading: float = 0.0
@@ -106,6 +112,7 @@ class Herd:
         for number in range(first, first + count):
             switch = self.switches.setdefault(number, Switch(number))
             self._again.pop(number, None)
+            switch.backoff = 0.0
             if switch.sock is None:
                 self._dial(switch)
 
@@ -159,6 +166,7 @@ class Herd:
             if time.monotonic() >= look + LOOK:
                 look = time.monotonic()
                 self._probe(look)
+                self._give_up(look)
                 for number in [number for number, when in self._again.items() if look >= when]:
                     del self._again[number]
                     self._dial(self.switches[number])
@@ -175,7 +183,7 @@ class Herd:
         error = sock.connect_ex(self.address)
         if error not in (0, errno.EINPROGRESS):
             raise OSError(error, os.strerror(error))
-        switch.sock, switch.connected = sock, False
+        switch.sock, switch.connected, switch.dialled = sock, False, time.monotonic()
         switch.read, switch.bundle = b"", []
         switch.written = message(HELLO, 1, struct.pack("!HHI", 1, 8, 1 << V14))
         self._of[sock.fileno()] = switch
@@ -191,7 +199,15 @@ class Herd:
 
     def _lose(self, switch: Switch) -> None:
         self._close(switch)
-        self._again[switch.number] = time.monotonic() + BACKOFF
+        switch.backoff = min(max(BACKOFF, 2 * switch.backoff), MOST_BACKOFF)
+        self._again[switch.number] = time.monotonic() + switch.backoff
+
+    def _give_up(self, now: float) -> None:
+        for switch in list(self._of.values()):
+            late = switch.dialled and now - switch.dialled >= max(BACKOFF, switch.backoff)
+            if late and not switch.stalled and not _is_heard(switch):
+                self.counts.given_up += 1
+                self._lose(switch)
 
     def _events(self, switch: Switch) -> int:
         return select.EPOLLIN | (select.EPOLLOUT if switch.written else 0)
@@ -232,7 +248,7 @@ class Herd:
     def _send(self, switch: Switch, waited: bool = False) -> None:
         """`waited`: the loop waits for room in the socket."""
         assert switch.sock is not None
-        with contextlib.suppress(BlockingIOError, ConnectionError):
+        with contextlib.suppress(OSError):  # what has ended is found when it is read
             switch.written = switch.written[switch.sock.send(switch.written) :]
         if waited or switch.written:
             self._epoll.modify(switch.sock.fileno(), self._events(switch))
@@ -245,6 +261,8 @@ class Herd:
             _, kind, length, xid = HEADER.unpack_from(data, at)
             if size - at < length:
                 break
+            if kind == HELLO:
+                switch.dialled = switch.backoff = 0.0
             if kind == BUNDLE_ADD:  # most of them, and nothing is said to them
                 switch.bundle.append(data[at + 16 : at + length])
             else:
@@ -325,6 +343,15 @@ class Herd:
             parts.append(stats)
             size += len(stats)
         return b"".join([*out, _part(xid, FLOW, b"".join(parts))])
+
+
+def _is_heard(switch: Switch) -> bool:
+    """Whether something waits to be read: then this process is what is late."""
+    assert switch.sock is not None
+    try:
+        return bool(switch.sock.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False
 
 
 def _part(xid: int, kind: int, body: bytes, more: bool = False) -> bytes:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from bench.fleet import FLOWS, fleet
+from bench.fleet import FLOWS, Plain, fleet
 from bench.judges import find
 from bench.row import US, Series
 from bench.rows import fleet_idle, fleet_start, fleet_tag, storm
 from bench.runner import RowRun
-from bench.swarm import Swarm
+from bench.swarm import BACKOFF, Swarm, message
 from lab.system import wait_until
 
 pytestmark = pytest.mark.process
@@ -84,7 +86,41 @@ def test_a_tag_change_and_what_others_feel(tmp_path):
 
 def test_a_storm(tmp_path):
     found = quick(storm.ROW, tmp_path)
-    assert {(one.who, one.what) for one in found} == {(who, storm.BACK.format(20)) for who in (US, storm.RYU)}
+    assert {(one.who, one.what) for one in found} == {(who, storm.BACK.format(storm.TRIAL)) for who in (US, storm.RYU)}
+
+
+def test_a_peer_that_does_not_end_in_time_is_told_and_no_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(storm, "PATIENCE", 0.5)
+    monkeypatch.setattr(storm, "SIZE", 20)
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as mute, monkeypatch.context() as patch:
+        swarm = Swarm("127.0.0.1", mute.getsockname()[1], ("eth0",))
+        patch.setattr(storm, "plain", lambda *_: nullcontext(Plain(swarm, swarm.pid)))
+        with swarm:
+            ours, theirs = quick(storm.ROW, tmp_path)
+    assert ours.median > 0
+    assert theirs.values == (0.5,)
+    assert "More than 0.5 s in 1 of 1 runs, which were ended then: 20 to 20 hypervisors had no barrier" in theirs.note
+    (target,) = storm.ROW.targets
+    assert "Ryu's listener more than 0.5 s" in target.judge([ours, theirs]).text
+
+
+def test_a_switch_that_hears_no_HELLO_gives_up_and_dials_again():
+    with socket.create_server(("127.0.0.1", 0)) as mute, Swarm("127.0.0.1", mute.getsockname()[1], ("eth0",)) as swarm:
+        swarm.do("connect", first=1, count=1)
+        wait_until("the first attempt to end", lambda: swarm.counts().given_up == 1)
+        first, _ = mute.accept()
+        with first:
+            assert first.recv(4096)[1] == 0, "it said HELLO"
+            assert first.recv(4096) == b"", "and left"
+        mute.settimeout(10)
+        second, _ = mute.accept()
+        with second:
+            second.sendall(message(0, 1))
+            wait_until("the connection", lambda: swarm.counts().connected == 1)
+            second.settimeout(BACKOFF + 0.5)
+            with pytest.raises(TimeoutError):
+                list(iter(lambda: second.recv(4096), b""))
+        assert swarm.counts().given_up == 1, "it stays where it heard one"
 
 
 def test_a_swarm_ends_with_who_started_it(tmp_path):

@@ -209,6 +209,23 @@ def test_a_crowd_that_says_nothing_keeps_nobody_out(
     assert len(crowd) == 25
 
 
+def test_those_that_come_at_once_are_accepted_some_together_and_hold_up_nobody(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "TOGETHER", 8)
+    accepted: list[Connection] = []
+    one = serve(accepted.append)
+    clients = [socket.create_connection(one.address) for _ in range(40)]  # they wait: nobody else has had a turn
+    turns = 0
+    with eventlet.Timeout(30):
+        while len(accepted) < len(clients):
+            eventlet.sleep(0)
+            turns += 1
+    for client in clients:
+        client.close()
+    assert 5 <= turns < 10, "a turn for each of them keeps the last waiting; none would keep everybody else"
+
+
 def test_the_same_is_said_once_and_again_after_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: clock)

@@ -30,6 +30,7 @@ IDENTIFY = 10.0  # seconds from accept to the end of the handshake of OpenFlow, 
 STRANGERS = 1024  # connections at once that have not said who they are
 PATIENCE = 3.0  # seconds that a stranger keeps its place when others want it; a storm of honest ones needs less
 LOOK = 1.0  # seconds between two looks at the strangers, and at the files of TLS
+TOGETHER = 64  # switches accepted before others go on: Open vSwitch dials again when it hears no HELLO for a second
 AT_ONCE = 32 << 10  # bytes read from a switch at least: Ryu asks for a header, and then for the rest
 AGAIN = 3600.0  # seconds until the same is said again of the same stranger
 MINUTE = 60.0
@@ -287,6 +288,7 @@ class Listener:
     def serve_forever(self) -> None:
         eventlet.spawn_n(self._look)
         failing = False  # said once
+        accepted = 0
         while True:
             while self._strangers.full and not self._end_overdue():
                 eventlet.sleep(0.05)
@@ -304,7 +306,9 @@ class Listener:
             connection = Connection(sock, address)
             self._strangers.enter(connection)
             eventlet.spawn_n(self._serve, connection, address)
-            eventlet.sleep(0)  # those that were accepted go on, however many wait
+            accepted += 1
+            if accepted % TOGETHER == 0:
+                eventlet.sleep(0)  # those that were accepted go on, however many wait
 
     def _serve(self, connection: Connection, address: Any) -> None:
         connection.known = lambda: self._strangers.leave(connection)
