@@ -151,6 +151,6 @@ class Conversation:
             self._bare.send(b"".join(messages))
             if session.reads > reads and session.report.sync is Sync.IN_SYNC:
                 return
-            messages = session.receive(self._bare.next(), moment())
+            messages = session.fill(moment()) if session.filling else session.receive(self._bare.next(), moment())
             if session.dead is not None or session.report.error is not None:
                 raise LabError(f"the session ended: {session.dead or session.report.error}")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from .history import History, Point
 from .pipeline.compile import numbers_of, ports_here
 from .pipeline.unit import Unit, UnitKey
-from .policy.model import Port
+from .policy.model import Firewall, Name, Port
 from .policy.policy import Change, Policy
 
 MOST_DRIFT = 100  # flows of one hypervisor that are remembered
@@ -152,6 +152,9 @@ class Progress:
         self.totals = Totals()
         self._hosts: dict[str, int] = {}  # hypervisor -> the revision that concerned it last
         self._firewalls: dict[str, _Asked] = {}
+        # What rules name that has changed by itself, and what hypervisors must confirm since: for all firewalls whose
+        # rules name it at once, however many they are.
+        self._named: dict[Name, dict[str, int]] = {}
         self._waiters: dict[str, list[_Waiter]] = {}  # by each hypervisor that they wait for
 
     # ---- facts
@@ -161,6 +164,7 @@ class Progress:
         self._start = revision
         self._hosts.clear()
         self._firewalls.clear()
+        self._named.clear()
         self.reports = {dpid: replace(report, confirmed=-1, failed=-1) for dpid, report in self.reports.items()}
 
     def changed(
@@ -172,6 +176,11 @@ class Progress:
         touched: set[str] = set()
         for change in changes:
             touched |= before.touched_firewalls(change) | after.touched_firewalls(change)
+            for name in before.names_of(change) | after.names_of(change):
+                if after.naming(name):
+                    self._named.setdefault(name, {}).update(dict.fromkeys(hosts, rev))
+                else:
+                    self._named.pop(name, None)
         moved = {change.old.droplet_id for change in changes if isinstance(change.old, Port)}
         for firewall_id in touched:
             if firewall_id not in after.firewalls:
@@ -251,27 +260,35 @@ class Progress:
             return Status.FAILED
         return Status.WAITING if behind else Status.SUCCEEDED
 
-    def owing(self, firewall_ids: Iterable[str]) -> frozenset[str]:
-        """The hypervisors that have not confirmed what was last asked of them for these firewalls."""
-        asked = [self._firewalls[one] for one in firewall_ids if one in self._firewalls]
-        return frozenset(
-            dpid
-            for one in asked
-            for hosts in (one.hosts, *one.left.values())
-            for dpid, revision in hosts.items()
-            if self.report(dpid).confirmed < revision
-        )
+    def owing(self, policy: Policy, firewalls: Iterable[Firewall]) -> frozenset[str]:
+        """The hypervisors that have not confirmed what was last asked of them for these firewalls of a policy."""
+        found: set[str] = set()
+        for firewall in firewalls:
+            asked = self._firewalls.get(firewall.id) or _Asked()
+            for hosts in (asked.hosts, *asked.left.values()):
+                found.update(dpid for dpid, revision in hosts.items() if self.report(dpid).confirmed < revision)
+            late = {
+                dpid
+                for name in firewall.named
+                for dpid, revision in self._named.get(name, {}).items()
+                if self.report(dpid).confirmed < revision
+            }
+            if late:
+                found |= late & policy.hosts_of_all(policy.droplets_behind(firewall))
+        return frozenset(found)
 
     def pending(self, policy: Policy, firewall_id: str) -> tuple[PendingChange, ...]:
         """The droplets that a firewall's last changes have not reached, by droplet id."""
         asked = self._firewalls.get(firewall_id) or _Asked()
-        members = policy.droplets_behind(policy.firewalls[firewall_id])
+        firewall = policy.firewalls[firewall_id]
+        members = policy.droplets_behind(firewall)
+        since = [asked.hosts, *(self._named[name] for name in firewall.named if name in self._named)]
         found = []
         for droplet_id in sorted(members | asked.left.keys()):
             hosts = dict(asked.left.get(droplet_id, ()))
             for dpid in policy.hosts_of(droplet_id) if droplet_id in members else ():
                 # What was in force before this process started is asked of every switch when it connects.
-                hosts[dpid] = asked.hosts.get(dpid, self._start)
+                hosts[dpid] = max(revisions.get(dpid, self._start) for revisions in since)
             status = self.outcome({dpid: rev for dpid, rev in hosts.items() if self._counts(policy, dpid)})
             if status is not Status.SUCCEEDED:
                 found.append(PendingChange(droplet_id, droplet_id not in members, status))

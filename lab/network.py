@@ -36,6 +36,7 @@ from .ovs import Datapath, PrivateOvs
 from .system import LabError, ip, offloads_off, run, wait_until, write_sysctls
 
 MAX_TAG = 9  # fwTAGm999 is a device name, and those have at most 15 characters
+HUB_MAC = "02:fe:00:00:00:01"
 DEVICE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 ENDINGS = (signal.SIGTERM, signal.SIGHUP)
 
@@ -146,7 +147,10 @@ class Lab:
         self.address = f"{subnet}.1"
         hub = f"fw{self.tag}m0"
         self._stack.callback(run, "ip", "link", "del", hub)
-        ip(None, f"link add {hub} type bridge", f"addr add {self.address}/24 dev {hub}", f"link set {hub} up")
+        # A bridge without a MAC of its own takes the lowest of its ports': it changes when one joins, and who knows the
+        # old one reaches nobody for seconds.
+        ip(None, f"link add {hub} address {HUB_MAC} type bridge")
+        ip(None, f"addr add {self.address}/24 dev {hub}", f"link set {hub} up")
         self._fabric = self._add_netns("fabric", {"ipv6/conf/default/disable_ipv6": 1})
         ip(self._fabric, "link add fabric type bridge mcast_snooping 0", "link set fabric up")
 

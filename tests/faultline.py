@@ -311,7 +311,8 @@ class Talk:
     def _exchange(self, waiting: list[tuple[bool, bytes]]) -> None:
         """Carries messages, each with whether it goes to the switch, until both are silent or the connection ends."""
         waiting = list(waiting)
-        while waiting and self.session.dead is None:
+        while (waiting or self.session.filling) and self.session.dead is None:
+            waiting = waiting or [(True, data) for data in self.session.fill(self.now)]
             to_switch, data = waiting.pop(0)
             try:
                 arrives = self._carried(to_switch, data)

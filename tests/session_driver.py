@@ -79,7 +79,10 @@ class Driven:
     def settle(self) -> None:
         """Exchanges messages until nothing is in flight (or the session is dead)."""
         while self.session.dead is None and self.session._state not in (State.IDLE, State.UNFIT):
-            self.step()
+            if self.session.filling:
+                self._write(self.session.fill(moment()))
+            else:
+                self.step()
 
     def step(self) -> None:
         """Takes one message from the switch."""

@@ -102,6 +102,8 @@ class SimHost:
         self.core.reported(self.dpid, self, self.session.report)
         for message in messages:
             self.to_controller += self.switch.answer(message)
+        if self.session.filling:
+            self._send(self.session.fill(self.now))
 
     # ---- ports
 

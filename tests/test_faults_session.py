@@ -12,6 +12,7 @@ import pytest
 from faultline import Fault, Judge, Talk, What
 from policies import ANYONE, FIREWALL, rule, small, with_inbound
 
+from firewall_app.openflow import session as session_module
 from firewall_app.policy.policy import Policy
 
 BEFORE = small(3)
@@ -68,6 +69,13 @@ def told(story: str, judge: Judge, fault: Fault | None) -> Talk:
     talk.watch(fault)
     last(talk)
     return talk
+
+
+@pytest.fixture(autouse=True)
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a first connect sends is long enough to come in parts."""
+    monkeypatch.setattr(session_module, "PART", 10)
+    monkeypatch.setattr(session_module, "UNITS", 2)
 
 
 @pytest.mark.parametrize("what", What)

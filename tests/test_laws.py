@@ -274,6 +274,8 @@ def test_firewalls_that_no_change_touches_keep_their_flows(data: st.DataObject) 
     draft = data.draw(our.edits(old))
     new = draft.done()
     touched = {name for change in draft.changes for now in (old, new) for name in now.touched_firewalls(change)}
+    names = {name for change in draft.changes for now in (old, new) for name in now.names_of(change)}
+    touched |= {fw.id for now in (old, new) for fw in now.firewalls.values() if not names.isdisjoint(fw.named)}
     assert touched <= set(old.firewalls) | set(new.firewalls)
     for name in set(old.firewalls) - touched:
         for dpid in HYPERVISORS:

@@ -54,7 +54,8 @@ def conversation() -> tuple[list[bytes], list[bytes]]:
         return Wanted(beginning(revision=len(policies)), units(policies[-1], DPID, interfaces, Rulings()))
 
     def exchange(waiting: list[bytes]) -> None:
-        while waiting:
+        while waiting or session.filling:
+            waiting = waiting or session.fill(NOW)
             said.append(waiting.pop(0))
             for answer in switch.answer(said[-1]):
                 answers.append(answer)

@@ -18,6 +18,7 @@ from policies import DPID, small, with_inbound
 
 from firewall_app.history import beginning
 from firewall_app.openflow import link as link_module
+from firewall_app.openflow import session as session_module
 from firewall_app.openflow import wire
 from firewall_app.openflow.link import INBOX, SHORT, Link
 from firewall_app.openflow.listener import Lines
@@ -349,6 +350,72 @@ def test_a_long_comparison_holds_up_nobody_else(running):
     assert owner.reports[-1].confirmed == 0
     may_end.set()
     until(lambda: owner.reports[-1].confirmed == 1)
+
+
+class Beginning(Datapath):
+    """Does what the test says when it is sent something while there is more to come."""
+
+    def __init__(self, switch: FakeSwitch) -> None:
+        self.meanwhile: list[int] = []
+        super().__init__(switch)
+
+    def send(self, data: bytes) -> None:
+        if self.firewall_link is not None and self.firewall_link._session.filling:
+            self.meanwhile.append(len(data))
+            self.first()
+        super().send(data)
+
+    def first(self) -> None: ...
+
+
+@pytest.fixture
+def beginning_in_parts(monkeypatch):
+    monkeypatch.setattr(session_module, "PART", 10)
+    monkeypatch.setattr(session_module, "UNITS", 2)
+    monkeypatch.setattr(link_module, "CHUNK", 500)
+    owner, datapath = Owner(), Beginning(FakeSwitch())
+    owner.policy = small(40)
+    link = Link(owner, datapath, lambda raw: raw.cookie, reply_timeout=0.3, audit_interval=0)
+    datapath.firewall_link = link
+    yield owner, datapath, link
+    datapath.stuck = False
+    link.close()
+    until(lambda: owner.gone)
+
+
+def test_the_switch_is_sent_one_part_before_the_next_is_made_and_others_have_their_turn(beginning_in_parts):
+    owner, datapath, link = beginning_in_parts
+    turns = Counter()
+
+    def others():
+        while not owner.gone:
+            turns[len(datapath.meanwhile)] += 1
+            eventlet.sleep(0)
+
+    eventlet.spawn(others)
+    eventlet.spawn(link.run)
+    until(lambda: owner.reports and owner.reports[-1].sync is Sync.IN_SYNC)
+    assert len(datapath.meanwhile) >= 10
+    assert turns.keys() >= set(range(1, len(datapath.meanwhile)))
+    assert datapath.switch.commits == 1
+
+
+def test_a_switch_that_takes_no_more_in_the_middle_of_a_first_load_is_given_up(beginning_in_parts):
+    owner, datapath, link = beginning_in_parts
+    datapath.first = lambda: setattr(datapath, "stuck", True)
+    eventlet.spawn(link.run)
+    until(lambda: owner.gone)
+    assert "it has not taken what it was sent" in owner.why
+    assert (datapath.switch.commits, datapath.switch.flows) == (0, {})
+
+
+def test_a_connection_that_is_closed_in_the_middle_of_a_first_load_ends(beginning_in_parts):
+    owner, datapath, link = beginning_in_parts
+    datapath.first = link.close
+    eventlet.spawn(link.run)
+    until(lambda: owner.gone)
+    assert (len(datapath.meanwhile), datapath.switch.commits, datapath.switch.flows) == (1, 0, {})
+    assert 0 < datapath.switch.adds < 100, "no further part was made"
 
 
 def test_counters_are_read_for_everyone_who_asked_and_nothing_else_is_done(running):

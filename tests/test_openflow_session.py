@@ -11,6 +11,7 @@ from fakeswitch import FakeSwitch, message, port_status
 from policies import ANYONE, DPID, FIREWALL, rule, small, with_inbound
 
 from firewall_app.history import beginning
+from firewall_app.openflow import session as session_module
 from firewall_app.openflow import wire
 from firewall_app.openflow.questions import Questions
 from firewall_app.openflow.rendering import Body
@@ -62,7 +63,8 @@ class Talk:
 
     def exchange(self, messages: list[bytes]) -> None:
         waiting = list(messages)
-        while waiting:
+        while waiting or self.session.filling:
+            waiting = waiting or self.session.fill(self.now)
             for answer in self.switch.answer(waiting.pop(0)):
                 waiting += self.session.receive(answer, self.now)
 
@@ -594,3 +596,107 @@ def test_a_switch_that_is_in_step_has_its_flows_kept_once():
     assert {id(body) for body in held.values()} == {id(body) for body in meant.values()}
     again.change(with_inbound(again.policy, rule("inbound", "tcp", "443", ANYONE, 77)))
     assert again.session._actual == again.switch.flows, "what one changes is not the other's"
+
+
+# ---- a first load, in parts
+
+
+@pytest.fixture
+def in_parts(monkeypatch):
+    monkeypatch.setattr(session_module, "PART", 10)
+    monkeypatch.setattr(session_module, "UNITS", 2)
+
+
+class Paused(Talk):
+    """Stands still in the middle of a first load until it is told to go on; its plan tells what differs, as real ones.
+
+    What a plan has told once, it does not tell again.
+    """
+
+    def __init__(self, **options) -> None:
+        self._known: dict = {}
+        super().__init__(**options)
+
+    def _plan(self, interfaces):
+        was, self._known = self._known, units(self.policy, DPID, interfaces, Rulings())
+        news = {name: unit for name, unit in self._known.items() if was.get(name) != unit}
+        return Wanted(self.history, news, self.cut, was.keys() - self._known.keys())
+
+    def exchange(self, messages: list[bytes]) -> None:
+        waiting = list(messages)
+        while waiting:
+            for answer in self.switch.answer(waiting.pop(0)):
+                waiting += self.session.receive(answer, self.now)
+
+    def go_on(self) -> None:
+        super().exchange([])
+
+
+def whole(policy: Policy) -> dict:
+    """What a switch holds of a policy, by a load in one part."""
+    return Talk(policy=policy).switch.flows
+
+
+def twice(policy: Policy) -> Policy:
+    """Two rules of one firewall want the same flows: those of the older one are in force."""
+    first = policy.firewalls[FIREWALL].inbound_rules[0]
+    return with_inbound(policy, *(replace(first, id=number) for number in (7, 100, 40, 5)))
+
+
+@pytest.mark.parametrize("policy", [small(40), twice(small())])
+def test_a_first_load_in_parts_is_one_bundle_and_comes_to_the_same(policy, in_parts, monkeypatch):
+    talk = Paused(policy=policy)
+    assert talk.session.filling
+    parts = 1
+    while talk.session.filling:
+        assert (talk.switch.flows, talk.switch.commits, talk.report.sync) == ({}, 0, Sync.SYNCING)
+        talk.exchange(talk.session.fill(talk.now))
+        parts += 1
+    assert parts >= 3
+    assert (talk.report.sync, talk.report.confirmed, talk.switch.commits) == (Sync.IN_SYNC, 0, 1)
+    monkeypatch.undo()
+    assert talk.switch.flows == whole(policy)
+    talk.exchange(talk.session.resync(talk.now))
+    assert (talk.report.repaired_flows, talk.switch.commits) == (0, 1)
+
+
+def test_a_flow_that_is_refused_in_an_early_part_discards_all_of_them(in_parts):
+    talk = Paused(policy=small(40))
+    talk.switch.refuse_adds = 1
+    talk.go_on()
+    assert (talk.switch.flows, talk.switch.commits) == ({}, 0)
+    assert (talk.report.sync, talk.report.failed) == (Sync.FAILED, 0)
+    assert "FLOW_MOD_FAILED" in talk.report.error
+    talk.pass_time(10)
+    assert (talk.report.sync, talk.report.confirmed) == (Sync.IN_SYNC, 0)
+    assert len(talk.switch.flows) == len(whole(talk.policy))
+
+
+def test_a_change_in_the_middle_of_a_first_load_comes_after_it(in_parts):
+    talk = Paused(policy=small(40))
+    talk.change(without_first_rule(talk.policy))
+    assert (talk.switch.flows, talk.switch.commits) == ({}, 0)
+    talk.go_on()
+    assert (talk.report.sync, talk.report.confirmed, talk.switch.commits) == (Sync.IN_SYNC, 1, 2)
+    assert len(talk.switch.flows) == len(whole(talk.policy))
+
+
+def test_what_a_first_load_that_was_broken_off_had_not_sent_is_not_forgotten(in_parts):
+    talk = Paused(policy=small(40), token=9)
+    assert talk.session.filling
+    talk.exchange(talk.session.stand_by(talk.now))
+    assert (talk.report.sync, talk.session.filling, talk.switch.flows) == (Sync.STANDBY, False, {})
+    talk.policy, talk.revision = without_first_rule(talk.policy), 1
+    talk.exchange(talk.session.lead(11, talk.now))
+    talk.go_on()
+    assert (talk.report.sync, talk.report.confirmed, talk.switch.commits) == (Sync.IN_SYNC, 1, 1)
+    assert len(talk.switch.flows) == len(whole(talk.policy))
+
+
+def test_only_the_end_of_a_reading_is_what_a_comparison_waits_for():
+    talk = Talk(policy=small(40))
+    (asked,) = talk.session.resync(talk.now)[-1:]
+    *parts, last = talk.switch.answer(asked)
+    assert parts
+    assert not any(map(talk.session.compares, [*parts, message(19, 1, last[8:]), b""]))
+    assert talk.session.compares(last)

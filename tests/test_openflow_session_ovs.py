@@ -104,6 +104,26 @@ def test_connect_installs_exactly_what_the_policy_means(ovs, bridge, version):
 
 
 @pytest.mark.parametrize("version", [5, 4])
+def test_a_first_load_in_parts_has_each_flow_as_it_is_to_be(ovs, bridge, version, monkeypatch):
+    """Also one that is wanted more than once: the bundle has it in two parts, of another rule each."""
+    monkeypatch.setattr(session_module, "PART", 4)
+    monkeypatch.setattr(session_module, "UNITS", 1)
+    same = (rule("inbound", "tcp", "80", ANYONE, number) for number in (7, 100, 40, 5))
+    driven = Driven(ovs.mgmt(bridge), PolicyPlan(DPID, with_inbound(named(small(), bridge), *same)), version)
+    assert not dump(ovs, bridge)
+    driven.settle()
+    held = dump(ovs, bridge)
+    rules = [line for line in held if f"table={RULES.id}," in line and "tp_dst=80 " in line]
+    assert {line.split(",")[0] for line in rules} == {f"cookie={cookie(Kind.RULE, 5):#x}"}
+    assert len(rules) == 2
+    driven.feed(driven.session.resync(moment()))
+    driven.settle()
+    report = driven.session.report
+    assert (report.sync, report.flows, report.repaired_flows) == (Sync.IN_SYNC, len(held), 0)
+    driven.close()
+
+
+@pytest.mark.parametrize("version", [5, 4])
 def test_counters_are_those_of_rules_alone(ovs, bridge, version):
     policy = with_inbound(named(small(), bridge), rule("inbound", "udp", "53", ANYONE, 77))
     driven = Driven(ovs.mgmt(bridge), PolicyPlan(DPID, policy), version)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from policies import DPID, FIREWALL, small
+from policies import DPID, FIREWALL, rule, small
 
-from firewall_app.policy.model import Droplet, Hypervisor, Port
+from firewall_app.policy.model import Droplet, Hypervisor, Peer, Port, Tag
 from firewall_app.policy.policy import Draft, Policy
 from firewall_app.progress import PendingChange, Progress, Status, SwitchReport, Sync
 
@@ -77,7 +77,7 @@ def test_a_droplet_that_leaves_and_comes_back_waits_for_both() -> None:
     assert world.pending == (PendingChange(101, False, Status.FAILED),)
     world.confirm(DPID)
     assert not world.pending
-    assert world.progress.owing([FIREWALL]) == frozenset()
+    assert world.progress.owing(world.policy, world.policy.firewalls.values()) == frozenset()
 
 
 def test_droplets_that_come_and_go_leave_nothing_behind() -> None:
@@ -127,3 +127,29 @@ def test_a_report_asks_no_waiter_about_other_hypervisors() -> None:
         progress.reported(dpid, SwitchReport(Sync.IN_SYNC, confirmed=1))
     assert asked[-1] == "woken"
     assert len(asked) == 1001, "each is looked at once"
+
+
+def test_what_rules_name_is_waited_for_where_the_rules_are_however_many_firewalls_name_it() -> None:
+    world = World()
+    draft = world.policy.edit()
+    draft.put(Tag("default", "db"))
+    peer = rule("inbound", "tcp", "5432", Peer(tags=("DB",)), draft.new_rule_id())
+    draft.put(replace(world.policy.firewalls[FIREWALL], inbound_rules=(peer,)))
+    world.change(draft)
+    world.confirm(DPID)
+    for joins in (("db",), ()):
+        draft = world.policy.edit()
+        draft.put(replace(world.policy.droplets[102], tags=joins))
+        assert world.change(draft) == {DPID}
+        assert world.pending == (PendingChange(101, False, Status.WAITING),)
+        assert world.progress.owing(world.policy, world.policy.firewalls.values()) == {DPID}
+        world.confirm(DPID)
+        assert not world.pending
+        assert not world.progress.owing(world.policy, world.policy.firewalls.values())
+    draft = world.policy.edit()
+    draft.put(replace(world.policy.firewalls[FIREWALL], inbound_rules=()))
+    world.change(draft)
+    draft = world.policy.edit()
+    draft.put(replace(world.policy.droplets[102], tags=("db",)))
+    world.change(draft)
+    assert not world.progress._named, "nobody names it any more"

@@ -16,7 +16,8 @@ from datetime import UTC, datetime, timedelta, timezone
 from importlib import resources
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 from alembic import command
@@ -25,7 +26,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, NullPool, create_engine, event
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, select, text
 
 from firewall_app.history import Point
 from firewall_app.policy.errors import NotFound, StoreError
@@ -46,7 +47,8 @@ from firewall_app.policy.model import (
 )
 from firewall_app.policy.policy import Draft, Policy
 from firewall_app.records import Token
-from firewall_app.store import Store, database, schema
+from firewall_app.store import Store, database, prepared, schema
+from firewall_app.store.prepared import Prepared
 from firewall_app.store.upgrade import versions
 
 if TYPE_CHECKING:
@@ -502,18 +504,26 @@ def rows_written() -> Iterator[list[str]]:
     """Notes verb and table of every row that is written, `INSERT rules` say."""
     found: list[str] = []
 
-    def note(*call: object) -> None:
-        statement, parameters, many = str(call[2]), call[3], call[5]
+    def note(statement: str, parameters: Any, many: bool) -> None:
         words = statement.split()
         if words[0] in ("INSERT", "UPDATE", "DELETE"):
             table = words[1] if words[0] == "UPDATE" else words[2]
-            found.extend([f"{words[0]} {table}"] * (len(parameters) if many else 1))  # type: ignore[arg-type]
+            found.extend([f"{words[0]} {table}"] * (len(parameters) if many else 1))
 
-    event.listen(Engine, "before_cursor_execute", note)
+    def send(connection: Connection, text: str, values: Any, many: bool = False) -> Any:
+        note(text, values, many)
+        return sent(connection, text, values, many)
+
+    def note_other(*call: Any) -> None:
+        note(call[2], call[3], call[5])
+
+    sent = prepared.send
+    event.listen(Engine, "before_cursor_execute", note_other)
     try:
-        yield found
+        with mock.patch.object(prepared, "send", send):
+            yield found
     finally:
-        event.remove(Engine, "before_cursor_execute", note)
+        event.remove(Engine, "before_cursor_execute", note_other)
 
 
 def test_a_commit_writes_what_changed_and_no_more(store: Store) -> None:
@@ -543,6 +553,21 @@ def test_a_commit_writes_what_changed_and_no_more(store: Store) -> None:
     assert written(edited, 52) == ["UPDATE counters", "UPDATE rules"], "the same rule in another spelling"
     attached = replace(edited, droplet_ids=(1,))
     assert written(attached, 52) == ["UPDATE counters", "UPDATE firewalls"]
+
+
+def test_what_fails_while_rows_are_fetched_is_told_too(path: Path) -> None:
+    late = Prepared(text("SELECT abs(n) FROM (SELECT 1 AS n UNION ALL SELECT -9223372036854775807 - 1)"))
+    with closing(Store.open(f"sqlite:///{path}")) as opened:
+        with pytest.raises(StoreError, match="integer overflow"), opened._database.reading("try") as connection:
+            late.rows(connection)
+        assert opened.newest().revision == 0
+
+
+def test_a_prepared_statement_has_no_values_of_its_own(store: Store) -> None:
+    """They would be left out."""
+    first = Prepared(select(schema.counters.c.name).limit(1))
+    with pytest.raises(StoreError, match="LIMIT"), store._database.reading("try") as connection:
+        first.rows(connection)
 
 
 # --------------------------------------------------------------------------------------------- tokens

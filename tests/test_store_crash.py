@@ -18,7 +18,6 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, event
 
 from firewall_app.policy.model import Direction, Droplet, Firewall, Peer, PortRange, Protocol, Rule
 from firewall_app.policy.policy import Draft
@@ -52,8 +51,7 @@ def write_until_killed(url: str, die_before: int | None) -> None:
             if next(left) == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        event.listen(Engine, "before_cursor_execute", die)
-        event.listen(Engine, "commit", die)
+        store._database._engine.raw_connection().dbapi_connection.set_trace_callback(die)  # type: ignore[union-attr]
     while True:
         draft = policy.edit()
         next_step(draft, point.revision + 1)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 import eventlet
@@ -179,7 +180,7 @@ class Link:
                     if self._session.changes:
                         eventlet.sleep(0)  # who waits for this is answered before it is logged
                 self._log()
-                self._send(self._handle())
+                self._send(chain(self._handle(), self._rest()))
         except Exception:
             self._say(logging.ERROR, "a session failed", exc_info=True)
             self._session.dead = "an internal error of the controller; its log has it"
@@ -230,7 +231,8 @@ class Link:
             self._waiting -= len(event)
             reads = self._session.reads
             more = self._inbox.qsize() > 0
-            if event[1:2] and event[1] in MAY_COMPARE and not (more and event[1] == PORT_STATUS):
+            may_compare = event[1:2] and event[1] in MAY_COMPARE and not (more and event[1] == PORT_STATUS)
+            if may_compare and self._session.compares(event):
                 out += self._in_turn(lambda: self._session.receive(event, now, more))
             else:
                 out += PACE.work(lambda: self._session.receive(event, now, more))
@@ -268,6 +270,11 @@ class Link:
         self._session.token = token  # a greater one, for the next time that the role is asked for
         return out
 
+    def _rest(self) -> Iterator[bytes]:
+        """What is made only as it is sent."""
+        while self._open and self._session.filling:
+            yield from self._aside(lambda: self._session.fill(moment()))
+
     def _in_turn(self, work: Callable[[], T]) -> T:
         """Work that may compare: in the loop when it is short."""
         if self._plan.cost + self._session.to_compare <= SHORT:
@@ -290,7 +297,7 @@ class Link:
             heaviest._session.dead = f"nobody registered it, and it holds {heaviest._session.flow_count} flows of ours"
             heaviest._nudge()
 
-    def _send(self, messages: list[bytes]) -> None:
+    def _send(self, messages: Iterable[bytes]) -> None:
         """Blocks while the switch does not read; one that reads too slowly to be driven is given up."""
         chunk: list[bytes] = []
         size = 0

@@ -55,6 +55,10 @@ class Questions:
         """Takes a question off the list; whether it was on it."""
         return self.open.pop(xid, None) is not None
 
+    def is_last(self, data: bytes) -> bool:
+        """Whether a message is the end of the only answer that is still waited for."""
+        return self.open.keys() == {int.from_bytes(data[4:8], "big")} and not wire.goes_on(data)
+
     def give_up(self) -> None:
         """What was asked is of no use any more; answers to it may be on their way."""
         self._given_up = self._xid

@@ -206,6 +206,11 @@ def decode(data: bytes) -> Message:
     return decoder(data, version, xid) if decoder else Other(xid, kind)
 
 
+def goes_on(data: bytes) -> bool:
+    """Whether a message is a part of a reply, and others follow."""
+    return data[1:2] == bytes([_MULTIPART_REPLY]) and bool(int.from_bytes(data[10:12], "big") & _MORE)
+
+
 def _error(data: bytes, _version: int, xid: int) -> Error:
     _least(data, 12, "error")
     kind, code = struct.unpack_from("!HH", data, 8)

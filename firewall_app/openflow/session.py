@@ -10,6 +10,8 @@ commit, since a bundle is not poisoned by it: after the adds a barrier, and any 
 switch keeps what it had.  (4) One bundle in flight; what happens meanwhile only marks the session dirty.
 (5) When a comparison takes something away, the generation goes up in the same bundle (unit_host.py, Generation).
 (6) A switch that holds a policy which ours does not descend from is read and nothing else (`_fenced`, history.py).
+(7) What goes to a switch that holds nothing of ours needs no comparison: it is rendered and sent part by part (`fill`),
+so that the switch takes in one part while the next is made.  It is one bundle all the same.
 
 Sources: OpenFlow 1.4.0, 6.9 (bundles) and 7.3.9; the connect sequence of docs/architecture.md.
 """
@@ -17,7 +19,7 @@ Sources: OpenFlow 1.4.0, 6.9 (bundles) and 7.3.9; the connect sequence of docs/a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum, auto
@@ -70,6 +72,8 @@ TURN: UnitKey = ("turn", "")
 FENCE: UnitKey = ("fence", "")
 MOST_TOLD = 20  # flows of one repair that are told
 DRIFT_PAUSE = 1.0  # seconds at least between two readings because of what others do to the flows
+PART = 1000  # flows of one part of a first load, or a few more: it takes the switch as long as us, some 5 ms
+UNITS = 100  # that are rendered until it is looked how many flows that makes
 
 Plan = Callable[[Mapping[int, str]], Wanted]
 
@@ -142,6 +146,7 @@ class Session:
         self._counters: dict[int, tuple[int, int]] = {}
         self._actual: dict[Key, Body] = {}
         self._desired: Desired[Key, Body] = Desired(render)
+        self._to_come: dict[UnitKey, Unit] = {}  # what the plan has told of, and `_desired` does not have yet
         self._look_at: set[Key] | None = None  # keys that may differ; None: all
         self._owners_meant: frozenset[Owner] = frozenset()  # whose zones should be in use
         self._owners: frozenset[Owner] = frozenset()  # whose zones are in use on the switch
@@ -189,6 +194,11 @@ class Session:
         return len(self._reading) + (len(self._desired) if self._look_at is None else len(self._look_at))
 
     @property
+    def filling(self) -> bool:
+        """Whether there is more to be put into the bundle in flight: `fill`."""
+        return self._state is State.ADDING and bool(self._to_come)
+
+    @property
     def counting(self) -> bool:
         """Whether counters were asked for, and the switch has not told all of them."""
         return self._asked.counting is not None
@@ -196,7 +206,11 @@ class Session:
     def let_go(self) -> None:
         """The switch is gone: what was known of its flows is freed now, and not when a cycle of garbage is found."""
         self._actual, self._desired, self._reading, self.flows_read = {}, Desired(render), [], ()
-        self._in_bundle, self._added, self._look_at = None, {}, None
+        self._in_bundle, self._added, self._look_at, self._to_come = None, {}, None, {}
+
+    def compares(self, data: bytes) -> bool:
+        """Whether a message may be the one that a comparison waits for."""
+        return self._state is not State.READING or (self._flows_asked and self._asked.is_last(data))
 
     # ---- events
 
@@ -614,13 +628,20 @@ class Session:
         history, units, cut, gone = self._plan(self._interfaces)
         if gone is None:  # those are all there are
             gone = self._desired.units.keys() - units.keys() - {GENERATION, TURN, FENCE}
-        touched = self._desired.change(units, gone)
+        else:
+            units = {name: unit for name, unit in self._to_come.items() if name not in gone} | units
+        touched: set[Key] = set()
+        self._to_come = {}
+        if self._actual or self._desired.units:
+            touched = self._desired.change(units, gone)
+        else:  # nothing to compare with: they are rendered as they are sent
+            self._to_come = dict(units)
         if self._look_at is not None:
             self._look_at |= touched
         if any(name[0] == "protection" for names in (units, gone) for name in names):
             self._owners_meant = frozenset(
                 Owner(unit.slot, mac_number(unit.mac))
-                for unit in self._desired.units.values()
+                for unit in (self._to_come or self._desired.units).values()
                 if isinstance(unit, PortProtection) and unit.tracked
             )
         return history, cut, touched
@@ -679,13 +700,28 @@ class Session:
         out.append(wire.bundle_open(version, self._asked.next_xid(), self._bundle))
         for key in changes.delete:
             out.append(self._add(wire.DELETE_STRICT, key, None))
-        xids = self._asked.next_xids(len(changes.put))
-        self._added.update(zip(xids, (key for key, _ in changes.put), strict=True))
-        out += wire.bundle_adds(version, self._bundle, xids, changes.put)
         for slot in new if self._pickup_grace else ():
             out += [self._add(wire.ADD, key, body, self._pickup_grace) for key, body in render(PickUp(slot))]
-        out.append(wire.barrier(version, self._ask("a bundle", now)))
+        return out + self._adds(changes.put) + self.fill(now)
+
+    def fill(self, now: Moment) -> list[bytes]:
+        """What goes into the bundle next; after the last of it a barrier."""
+        assert self._in_bundle is not None  # noqa: S101 - it is being filled
+        put: list[tuple[Key, Body]] = []
+        while self._to_come and len(put) < PART:
+            units = dict(self._to_come.popitem() for _ in range(min(UNITS, len(self._to_come))))
+            # A flow that units of two parts want is sent with each, the second time as it is to be.
+            put += [(key, self._desired.flows[key]) for key in self._desired.change(units)]
+        out = self._adds(put)
+        self._in_bundle += Difference((), tuple(put), ())
+        if not self._to_come:
+            out.append(wire.barrier(self._version, self._ask("a bundle", now)))
         return out
+
+    def _adds(self, put: Sequence[tuple[Key, Body]]) -> list[bytes]:
+        xids = self._asked.next_xids(len(put))
+        self._added.update(zip(xids, (key for key, _ in put), strict=True))
+        return list(wire.bundle_adds(self._version, self._bundle, xids, put))
 
     def _add(self, command: int, key: Key, body: Body | None, hard_timeout: int = 0) -> bytes:
         xid = self._asked.next_xid()

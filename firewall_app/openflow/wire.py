@@ -50,6 +50,7 @@ from .replies import (
     RoleStatus,
     decode,
     decode_flow,
+    goes_on,
 )  # fmt: skip
 
 __all__ = [
@@ -62,7 +63,7 @@ __all__ = [
     "barrier", "bundle_add", "bundle_adds", "bundle_commit", "bundle_discard", "bundle_open", "ct_flush_zone", "decode",
     "decode_flow", "decode_instructions", "decode_match", "desc_request", "echo_reply", "echo_request",
     "encode_instructions", "encode_match", "flow_mod", "flow_monitor_request", "flow_stats_request", "get_config",
-    "port_desc_request", "raw_flow_mod", "role_request", "set_config",
+    "goes_on", "port_desc_request", "raw_flow_mod", "role_request", "set_config",
 ]  # fmt: skip
 
 ADD, DELETE, DELETE_STRICT = 0, 3, 4  # flow-mod commands

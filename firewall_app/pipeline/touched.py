@@ -52,6 +52,7 @@ class _Found:
         self.rule_sets: set[str] = set()
         self.shared: set[SharedKey] = set()
         self.members: set[tuple[SharedKey, str]] = set()
+        self._folding: set[SharedKey] = set()  # sets that were looked for in rules that may have taken their members
 
     def add(self, old: Entity | None, new: Entity | None) -> None:
         match new if new is not None else old:
@@ -84,8 +85,12 @@ class _Found:
 
     def _member(self, key: SharedKey, port_ids: Iterable[str]) -> None:
         self.members.update((key, port_id) for port_id in port_ids)
-        for policy in self.policies:
-            self.rule_sets.update(owner for owner in _naming(policy, key) if _may_fold(policy, owner))
+        if key not in self._folding:
+            before, after = self.policies
+            others = before.firewalls is not after.firewalls or before.port_rules is not after.port_rules
+            self._folding.add(key)
+            for policy in self.policies if others else (after,):
+                self.rule_sets.update(owner for owner in _naming(policy, key) if _may_fold(policy, owner))
 
     def _addresses(self, droplet: Droplet, port_ids: Iterable[str]) -> None:
         """What a droplet has of addresses may be another, on these ports of its."""

@@ -440,6 +440,13 @@ class Port:
         return tuple(own)
 
 
+Name = tuple[str, Hashable]  # whom rules name: "droplet", "tag" or "external", and the key of that
+
+
+def external_name(account: str, uid: str) -> Name:
+    return "external", (account, uid.lower())
+
+
 class RuleSet:
     """What firewalls and port rule sets have in common: rules of both directions, and the account of their names."""
 
@@ -451,6 +458,14 @@ class RuleSet:
     @property
     def rules(self) -> tuple[Rule, ...]:
         return self.inbound_rules + self.outbound_rules
+
+    @cached_property
+    def named(self) -> frozenset[Name]:
+        """Whom its rules name that may change by itself."""
+        peers = [rule.peer for rule in self.rules if rule.peer.names_sets or rule.peer.droplet_ids]
+        droplets = {("droplet", droplet_id) for peer in peers for droplet_id in peer.droplet_ids}
+        tags = {("tag", tag_key(self.account, tag)) for peer in peers for tag in peer.tags}
+        return frozenset({*droplets, *tags, *(external_name(self.account, u) for p in peers for u in p.external_uids)})
 
     @cached_property
     def most_sets(self) -> int:
@@ -482,7 +497,7 @@ class Firewall(RuleSet):
             "a firewall name: two or more letters, digits, '.', '-', the first no sign",
         )
 
-    @property
+    @cached_property
     def tag_keys(self) -> frozenset[TagKey]:
         return frozenset(tag_key(self.account, tag) for tag in self.tags)
 

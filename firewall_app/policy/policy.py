@@ -23,11 +23,13 @@ from .model import (
     ExternalPeer,
     Firewall,
     Hypervisor,
+    Name,
     Port,
     PortRules,
     Rule,
     Tag,
     TagKey,
+    external_name,
     tag_key,
 )
 
@@ -138,41 +140,64 @@ class Policy:
         found: set[str] = set()
         for entity in (change.old, change.new):
             if entity is not None:
-                found |= self._concerned_by(entity)
-        return frozenset(found)
+                found |= self._hosts_by(entity)
+        return frozenset(found | self._hosts_of_owners(set().union(*map(self.naming, self.names_of(change)))))
 
-    def _concerned_by(self, entity: Entity) -> set[str]:
+    def _hosts_by(self, entity: Entity) -> set[str]:
+        """The hypervisors that an entity is on, or that have ports behind it."""
         match entity:
             case Hypervisor():
                 return {entity.dpid}
-            case Tag():
-                # Droplets that gain or lose it are changes of their own; but switches know it by its number.
-                return self._hosts_of_owners(self.naming_tag.get(entity.key, ()))
             case Firewall():
                 return self._hosts(self.droplets_behind(entity))
             case PortRules():
                 port = self.ports.get(entity.port_id)
                 return {port.hypervisor} if port else set()
             case Port():
-                return {entity.hypervisor} | self._hosts_naming(entity.droplet_id)
+                return {entity.hypervisor}
             case Droplet():
-                return self._hosts([entity.id]) | self._hosts_naming(entity.id, entity.tag_keys)
-            case ExternalPeer():
-                return self._hosts_of_owners(self._naming_external(entity))
+                return self._hosts([entity.id])
+            case _:
+                return set()
+
+    def names_of(self, change: Change) -> set[Name]:
+        """What rules may name what has changed by."""
+        found: set[Name] = set()
+        for entity in (change.old, change.new):
+            match entity:
+                case Tag():
+                    # Droplets that gain or lose it are changes of their own; but switches know it by its number.
+                    found.add(("tag", entity.key))
+                case Port():
+                    found |= self._names_of_droplet(self.droplets.get(entity.droplet_id), entity.droplet_id)
+                case Droplet():
+                    found |= self._names_of_droplet(entity, entity.id)
+                case ExternalPeer():
+                    found.add(external_name(entity.account, entity.key))
+        return found
+
+    def _names_of_droplet(self, droplet: Droplet | None, droplet_id: int) -> set[Name]:
+        external = (self.external_peers[uid] for uid in self.external_with.get(droplet_id, ()))
+        return {
+            ("droplet", droplet_id),
+            *(("tag", key) for key in (droplet.tag_keys if droplet is not None else ())),
+            *(external_name(peer.account, peer.key) for peer in external),
+        }
 
     def touched_firewalls(self, change: Change) -> frozenset[str]:
-        """The firewalls whose flows may differ because of a change; ask the old policy and the new one."""
+        """The firewalls that are others because of a change, or that other ports are behind.
+
+        Of those whose rules name what has changed `names_of` tells.  Ask the old policy and the new one.
+        """
         found: set[str] = set()
         for entity in (change.old, change.new):
             match entity:
                 case Firewall():
                     found.add(entity.id)
                 case Droplet():
-                    found |= {f.id for f in self.firewalls_of(entity.id)} | self._naming(entity.id, entity.tag_keys)
+                    found |= {f.id for f in self.firewalls_of(entity.id)}
                 case Port():
-                    found |= {f.id for f in self.firewalls_of(entity.droplet_id)} | self._naming(entity.droplet_id)
-                case ExternalPeer():
-                    found |= self._naming_external(entity)
+                    found |= {f.id for f in self.firewalls_of(entity.droplet_id)}
                 case _:
                     pass
         return frozenset(i for i in found if i in self.firewalls)
@@ -188,34 +213,26 @@ class Policy:
     def _hosts(self, droplet_ids: Iterable[int]) -> set[str]:
         return {self.ports[p].hypervisor for d in droplet_ids for p in self.ports_of.get(d, ())}
 
-    def _naming(self, droplet_id: int, keys: Iterable[TagKey] | None = None) -> set[str]:
-        """The owners of rules that name a droplet as a peer, itself, by a tag or by an external peer."""
-        if keys is None:
-            droplet = self.droplets.get(droplet_id)
-            keys = droplet.tag_keys if droplet else ()
-        owners = set(self.naming_droplet.get(droplet_id, ()))
-        for key in keys:
-            owners |= self.naming_tag.get(key, frozenset())
-        for uid in self.external_with.get(droplet_id, ()):
-            owners |= self._naming_external(self.external_peers[uid])
-        return owners
-
-    def _naming_external(self, peer: ExternalPeer) -> frozenset[str]:
-        return self.naming_external.get((peer.account, peer.key), frozenset())
-
-    def _hosts_naming(self, droplet_id: int, keys: Iterable[TagKey] | None = None) -> set[str]:
-        """Where rules are in force that name a droplet."""
-        return self._hosts_of_owners(self._naming(droplet_id, keys))
+    def naming(self, name: Name) -> frozenset[str]:
+        """The owners of rules that name this."""
+        kind, key = name
+        index: Mapping[Any, frozenset[str]] = getattr(self, f"naming_{kind}")
+        return index.get(key, frozenset())
 
     def _hosts_of_owners(self, owners: Iterable[str]) -> set[str]:
         """Where rules of these owners are in force."""
         found: set[str] = set()
+        droplets: set[int] = set()
+        tags: set[TagKey] = set()
         for owner in owners:
-            if owner in self.firewalls:
-                found |= self._hosts(self.droplets_behind(self.firewalls[owner]))
-            elif owner.removeprefix(_PORT_OWNER) in self.ports:
-                found.add(self.ports[owner.removeprefix(_PORT_OWNER)].hypervisor)
-        return found
+            if (firewall := self.firewalls.get(owner)) is not None:
+                droplets.update(firewall.droplet_ids)
+                tags |= firewall.tag_keys
+            elif (port := self.ports.get(owner.removeprefix(_PORT_OWNER))) is not None:
+                found.add(port.hypervisor)
+        for key in tags:
+            droplets |= self.tagged.get(key, frozenset())
+        return found | self._hosts(droplets & self.droplets.keys())
 
 
 _PORT_OWNER = "port "  # owners in the naming_* indexes are firewall ids, or this and a port id
@@ -397,23 +414,14 @@ def _entries(entity: Entity | None) -> Iterator[tuple[str, Any, Any]]:
                 yield "attached_to_droplet", droplet_id, entity.id
             for key in entity.tag_keys:
                 yield "attached_to_tag", key, entity.id
-            yield from _named(entity)
+            yield from ((f"naming_{kind}", key, entity.id) for kind, key in entity.named)
         case PortRules():
-            yield from _named(entity)
+            yield from ((f"naming_{kind}", key, owner_of(entity)) for kind, key in entity.named)
         case ExternalPeer():
             for droplet_id in set(entity.droplet_ids):
                 yield "external_with", droplet_id, entity.key
         case _:
             return
-
-
-def _named(rules: Firewall | PortRules) -> Iterator[tuple[str, Any, str]]:
-    for droplet_id in {i for rule in rules.rules for i in rule.peer.droplet_ids}:
-        yield "naming_droplet", droplet_id, owner_of(rules)
-    for key in {tag_key(rules.account, name) for rule in rules.rules for name in rule.peer.tags}:
-        yield "naming_tag", key, owner_of(rules)
-    for uid in {uid.lower() for rule in rules.rules for uid in rule.peer.external_uids}:
-        yield "naming_external", (rules.account, uid), owner_of(rules)
 
 
 def _alike(old: Entity | None, new: Entity | None) -> bool:

@@ -329,7 +329,7 @@ class Core:
                 self._cuts.update(dict.fromkeys(hosts, revision))  # before the policy: see `units`
             self._in_force(after, history, concerned, touched(before, after, changes))
             # Who has not confirmed what these firewalls were before is to confirm what they are now.
-            owing = self.progress.owing(c.old.id for c in changes if isinstance(c.old, Firewall))
+            owing = self.progress.owing(before, (c.old for c in changes if isinstance(c.old, Firewall)))
             self.progress.changed(before, after, changes, hosts, revision)
             hosts |= owing
             entry = job.deed.entry

@@ -19,7 +19,7 @@ from ..progress import Wanted
 
 Kept = tuple[Policy, History, int]  # what is in force; the serial number grows with each
 FLOWS_OF_PORT = 50
-MOST_COUNTED = 10_000  # flows; whoever asks what a call costs need not know more
+MOST_COUNTED = 2_500  # flows; whoever asks what a call costs need not know more (openflow/link.py, SHORT)
 MOST_NOTED = 10_000  # changes that one switch has not asked for; then it begins anew
 
 

@@ -2,6 +2,7 @@
 
     store.py       load, commit, tokens: what the rest of the program calls
     writes.py      changes as the fewest rows to write
+    prepared.py    statements of a commit, which go to the driver by themselves
     lease.py       which of several controllers may write
     journal.py     the audit log, and requests that must not be done twice
     codec.py       entities as rows, and back

@@ -22,6 +22,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from .. import logs
 from ..policy.errors import StoreError
 from . import schema
+from .prepared import send
 
 if TYPE_CHECKING:
     from .impatient import ImpatientConnection
@@ -228,7 +229,7 @@ class Database:
 
 def beside(path: Path) -> tuple[Path, Path]:
     """SQLite's write-ahead log of a database, and the index of that."""
-    return path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+    return Path(f"{path}-wal"), Path(f"{path}-shm")
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,8 @@ class _Files:
 
     @classmethod
     def of(cls, path: Path) -> _Files:
-        return cls(*[_inode(one) for one in (path, *beside(path))])
+        name = str(path)  # asked before every transaction: not by way of `beside`, which takes longer than the asking
+        return cls(_inode(name), _inode(f"{name}-wal"), _inode(f"{name}-shm"))
 
     def leave(self, path: Path) -> None:
         """Parts the database that stands at `path` now from what the former one left there.
@@ -313,10 +315,10 @@ def _make_private(path: Path) -> None:
             os.close(directory)
 
 
-def _inode(path: Path) -> tuple[int, int] | None:
+def _inode(path: str | Path) -> tuple[int, int] | None:
     """Raises OSError when it cannot be said: who may not look at a file must not be told that there is none."""
     try:
-        found = path.stat()
+        found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino
@@ -346,7 +348,7 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     # A transaction that reads first and writes later can be refused half-way; IMMEDIATE waits for its turn at once.
-    connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN IMMEDIATE"))
+    send(connection, connection.get_execution_options().get("sqlite_begin", "BEGIN IMMEDIATE"), ())
 
 
 def _check_pages(connection: Connection) -> None:

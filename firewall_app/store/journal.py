@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, bindparam, func, select
 
 from ..records import Entry, Key, Note
 from . import codec, schema
+from .prepared import Prepared
 
 PROBE_BYTES = 64 << 10
-_ADD_LINES = schema.audit.insert()
+_ADD_LINES = Prepared(
+    # Without its number, which the database gives.
+    schema.audit.insert()
+    .inline()
+    .values({c.name: bindparam(c.name) for c in schema.audit.columns if not c.primary_key})
+)
 KEY_LIFE = timedelta(days=1)  # for which a request may be repeated under its key
 
 
@@ -37,7 +43,7 @@ def write(connection: Connection, notes: Sequence[Note]) -> None:
 
 def record(connection: Connection, *entries: Entry) -> None:
     if entries:
-        connection.execute(_ADD_LINES, [codec.entry_row(entry) for entry in entries])
+        _ADD_LINES.run(connection, [codec.entry_row(entry) for entry in entries])
 
 
 def made_with(connection: Connection, key: Key) -> tuple[str, str] | None:

@@ -28,6 +28,7 @@ from sqlalchemy import Connection, select, text
 from ..policy.errors import Standby
 from . import schema
 from .database import Database, check_place, told
+from .prepared import Prepared
 
 _LOCK = 0x6C656173  # any number that others are unlikely to use; the second one is the schema's, within the database
 _TRY_LOCK = text(
@@ -37,8 +38,9 @@ _HAS_LOCK = text(
     "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted "
     "AND classid = :lock AND objid = CAST(CAST(current_schema() AS regnamespace) AS oid) AND objsubid = 2"
 ).bindparams(lock=_LOCK)
-_ROW = select(schema.lease)
-_HELD_ROW = select(schema.lease).with_for_update(read=True)  # nobody raises the token until we are done
+_ASKED = select(schema.lease.c.token, schema.lease.c.process, schema.lease.c.url)
+_ROW = Prepared(_ASKED)
+_HELD_ROW = Prepared(_ASKED.with_for_update(read=True))  # nobody raises the token until we are done
 _MINE = schema.lease.c.name == "active"
 
 
@@ -139,8 +141,8 @@ class Lease:
 
 def _holder(connection: Connection, hold: bool = False) -> Holder:
     with told("cannot read table lease"):
-        row = connection.execute(_HELD_ROW if hold else _ROW).first()
-    return Holder(row.token, row.process, row.url) if row is not None else Holder(0, "", "")
+        rows = (_HELD_ROW if hold else _ROW).rows(connection)
+    return Holder(*rows[0]) if rows else Holder(0, "", "")
 
 
 def _keep(connection: Connection, holder: Holder) -> None:

@@ -29,15 +29,18 @@ from . import codec, journal, schema
 from .codec import Row
 from .database import Database, Unprepared, told
 from .lease import Lease
+from .prepared import Prepared
 from .writes import write
 
 T = TypeVar("T")
 
 _COUNTERS = ("revision", "rule", "slot")
-_READ_COUNTERS = select(schema.counters).order_by(schema.counters.c.name)
-_HOLD_COUNTERS = _READ_COUNTERS.with_for_update()  # other controllers wait, in the same order, until we are done
-_READ_TIMELINE = select(schema.timelines.c.timeline).order_by(schema.timelines.c.revision.desc()).limit(1)
-_WRITE_COUNTER = (
+_ASKED = select(schema.counters.c.name, schema.counters.c.value).order_by(schema.counters.c.name)
+_READ_COUNTERS = Prepared(_ASKED)
+_HOLD_COUNTERS = Prepared(_ASKED.with_for_update())  # other controllers wait, in the same order, until we are done
+_NEWEST_START = select(func.max(schema.timelines.c.revision)).scalar_subquery()
+_READ_TIMELINE = Prepared(select(schema.timelines.c.timeline).where(schema.timelines.c.revision == _NEWEST_START))
+_WRITE_COUNTER = Prepared(
     schema.counters.update().where(schema.counters.c.name == bindparam("counter")).values(value=bindparam("number"))
 )
 
@@ -180,9 +183,8 @@ class Store:
         if counters.rule < numbers["rule"]:
             raise StoreError(f"rule ids up to {numbers['rule']} are given out; they cannot go back to {counters.rule}")
         wanted = {"revision": new.revision, "rule": counters.rule, "slot": counters.slot}
-        connection.execute(
-            _WRITE_COUNTER,
-            [{"counter": k, "number": wanted[k]} for k in _COUNTERS if wanted[k] != numbers[k]],
+        _WRITE_COUNTER.run(
+            connection, [{"counter": k, "number": wanted[k]} for k in _COUNTERS if wanted[k] != numbers[k]]
         )
         write(connection, changes, counters.rule)
 
@@ -254,8 +256,7 @@ def loaded(connection: Connection) -> tuple[Policy, History]:
 
 
 def _numbers(connection: Connection, hold: bool = False) -> dict[str, int]:
-    rows = connection.execute(_HOLD_COUNTERS if hold else _READ_COUNTERS)
-    found = {row.name: row.value for row in rows}
+    found = dict((_HOLD_COUNTERS if hold else _READ_COUNTERS).rows(connection))
     for name in _COUNTERS:
         if type(found.get(name)) is not int or found[name] < 0:
             raise StoreError(f"table counters, name {name}: the value is {found.get(name)!r}, not a number")
@@ -264,7 +265,8 @@ def _numbers(connection: Connection, hold: bool = False) -> dict[str, int]:
 
 def _timeline(connection: Connection) -> int:
     """The timeline that is written on."""
-    return _positive(connection.execute(_READ_TIMELINE).scalar())
+    rows = _READ_TIMELINE.rows(connection)
+    return _positive(rows[0][0] if rows else None)
 
 
 def _history(connection: Connection, revision: int) -> History:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Delete, Insert, Select, Table, Update, bindparam, select
+from sqlalchemy import Connection, Table, bindparam, select
 
 from ..policy.errors import StoreError
 from ..policy.model import Direction, Droplet, Entity, ExternalPeer, Firewall, Hypervisor, Port, PortRules, Rule, Tag
 from ..policy.policy import Change, rule_apart
 from . import schema
 from .codec import row_of, rule_row
+from .prepared import Prepared
 
 Rows = defaultdict[Table, list[dict[str, Any]]]
 
@@ -54,7 +55,8 @@ class _Work:
 
     def run(self, connection: Connection) -> None:
         self._delete(connection, schema.rules, schema.firewalls, schema.port_rule_sets, schema.external_peers)
-        _checked(connection, _update(schema.firewalls, ("name",)), self.parked, schema.firewalls)
+        if self.parked:
+            _checked(connection, _update(schema.firewalls, ("name",)), self.parked, schema.firewalls)
         self._put(connection, schema.hypervisors, schema.tags, schema.droplets, schema.ports, schema.external_peers)
         self._delete(connection, schema.ports)
         self._put(connection, schema.firewalls, schema.port_rule_sets, schema.rules)
@@ -62,34 +64,36 @@ class _Work:
 
     def _put(self, connection: Connection, *tables: Table) -> None:
         for table in tables:
-            columns = tuple(c.name for c in table.columns if not c.primary_key)
-            _checked(connection, _update(table, columns), self.updates[table], table)
-            if self.inserts[table]:
-                connection.execute(_insert(table), self.inserts[table])
+            if rows := self.updates.get(table):
+                columns = tuple(c.name for c in table.columns if not c.primary_key)
+                _checked(connection, _update(table, columns), rows, table)
+            if rows := self.inserts.get(table):
+                _insert(table).run(connection, rows)
 
     def _delete(self, connection: Connection, *tables: Table) -> None:
         for table in tables:
-            _checked(connection, _delete(table), self.deletes[table], table)
+            if rows := self.deletes.get(table):
+                _checked(connection, _delete(table), rows, table)
 
 
-def _checked(connection: Connection, statement: Update | Delete, rows: list[dict[str, Any]], table: Table) -> None:
-    if rows and connection.execute(statement, rows).rowcount != len(rows):
+def _checked(connection: Connection, statement: Prepared, rows: list[dict[str, Any]], table: Table) -> None:
+    if statement.run(connection, rows) != len(rows):
         raise StoreError(f"table {table.name} lacks rows that this controller knows of; load the store again")
 
 
 @cache
-def _insert(table: Table) -> Insert:
-    return table.insert()
+def _insert(table: Table) -> Prepared:
+    return Prepared(table.insert().inline().values({c.name: bindparam(c.name) for c in table.columns}))
 
 
 @cache
-def _update(table: Table, columns: tuple[str, ...]) -> Update:
-    return table.update().where(*_is_row(table)).values({name: bindparam(name) for name in columns})
+def _update(table: Table, columns: tuple[str, ...]) -> Prepared:
+    return Prepared(table.update().where(*_is_row(table)).values({name: bindparam(name) for name in columns}))
 
 
 @cache
-def _delete(table: Table) -> Delete:
-    return table.delete().where(*_is_row(table))
+def _delete(table: Table) -> Prepared:
+    return Prepared(table.delete().where(*_is_row(table)))
 
 
 def _is_row(table: Table) -> list[Any]:
@@ -128,15 +132,12 @@ def _rules(connection: Connection, work: _Work, change: Change, last_rule_id: in
     for direction in Direction:
         was = {rule.id: rule for rule in old.in_direction(direction)} if old else {}
         now = new.in_direction(direction) if new else ()
-        if len(was) == len(now) and all(map(_alike, was.values(), now)):
-            continue
         kept = {rule.id for rule in now} & was.keys()
         work.deletes[schema.rules] += [_key(schema.rules, {"id": i}) for i in was if i not in kept]
-        if new is None or not now:
+        if new is None or (len(kept) == len(now) and all(map(_alike, (was[i] for i in was if i in kept), now))):
             continue
         if kept and positions is None:
-            rows = connection.execute(_positions(isinstance(new, Firewall)), {"owner": _owner_id(new)})
-            positions = {row.id: row.position for row in rows}
+            positions = dict(_positions(isinstance(new, Firewall)).rows(connection, {"owner": _owner_id(new)}))
         _place(work, new, was, now, positions or {})
 
 
@@ -159,13 +160,13 @@ def _place(
 
 
 def _alike(was: Rule, now: Rule) -> bool:
-    return was == now and rule_apart(was) == rule_apart(now)
+    return was is now or (was == now and rule_apart(was) == rule_apart(now))
 
 
 @cache
-def _positions(of_firewall: bool) -> Select[Any]:
+def _positions(of_firewall: bool) -> Prepared:
     owner = schema.rules.c.firewall_id if of_firewall else schema.rules.c.port_id
-    return select(schema.rules.c.id, schema.rules.c.position).where(owner == bindparam("owner"))
+    return Prepared(select(schema.rules.c.id, schema.rules.c.position).where(owner == bindparam("owner")))
 
 
 def _owner_id(owner: Firewall | PortRules) -> str:
