@@ -134,7 +134,6 @@ class Plain:
 
     def __init__(self, swarm: Swarm, pid: int) -> None:
         self.swarm, self.pid = swarm, pid
-        self._files = self._open_files()
 
     def connect(self, hypervisors: int, patience: float = PATIENCE) -> float:
         """All at once; when the last of them was asked for its barrier, by the clock that all processes share."""
@@ -142,14 +141,6 @@ class Plain:
         self.swarm.do("connect", first=1, count=hypervisors)
         wait_until("all barriers", lambda: self.swarm.counts().barriers >= hypervisors, patience, 0.02)
         return self.swarm.counts().last_barrier
-
-    def leave(self, hypervisors: int) -> None:
-        """All go; until Ryu has closed what it had, and works for nobody."""
-        self.swarm.do("disconnect", first=1, count=hypervisors)
-        wait_until("Ryu to have closed all", lambda: self._open_files() <= self._files, PATIENCE, 0.1)
-
-    def _open_files(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
 
 
 @contextmanager

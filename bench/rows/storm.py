@@ -26,7 +26,7 @@ def measure(run: Run) -> Iterator[Series]:
     found: dict[str, list[float]] = {US: [], RYU: []}
     tries = dict.fromkeys(found, 0)
     unfinished: list[int] = []  # of each run of Ryu's that was ended, how many had no barrier yet
-    with fleet(run.directory / "ours", size, PORTS, RULES) as some, plain(run.directory / "ryu", 0, "bytes") as ryu:
+    with fleet(run.directory / "ours", size, PORTS, RULES) as some:
         run.progress(f"{size} hypervisors connect", 0.0)
         some.connect()
         for number in range(run.runs):
@@ -35,14 +35,15 @@ def measure(run: Run) -> Iterator[Series]:
             began = time.monotonic()
             found[US].append(some.connect() - began)
             tries[US] += some.swarm.counts().given_up
-            began = time.monotonic()
-            try:
-                found[RYU].append(ryu.connect(size, PATIENCE) - began)
-            except LabError:
-                found[RYU].append(PATIENCE)
-                unfinished.append(size - ryu.swarm.counts().barriers)
-            tries[RYU] += ryu.swarm.counts().given_up
-            ryu.leave(size)
+            # A new one each time: what its backlog dropped may come to an old one minutes later.
+            with plain(run.directory / "ryu", 0, "bytes") as ryu:
+                began = time.monotonic()
+                try:
+                    found[RYU].append(ryu.connect(size, PATIENCE) - began)
+                except LabError:
+                    found[RYU].append(PATIENCE)
+                    unfinished.append(size - ryu.swarm.counts().barriers)
+                tries[RYU] += ryu.swarm.counts().given_up
     for who, values in found.items():
         note = f"{NOTES[who]}. Connections given up for want of a HELLO: {tries[who] / run.runs:,.0f} a run"
         if who == RYU and unfinished:
