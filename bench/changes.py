@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 from lab.network import Lab
 
+from . import judges
 from .contestants.everybody import Absent, Peer, limits, peers
 from .contestants.neutron import Neutron
 from .contestants.openflow import Wire
 from .contestants.ours import FlowMods, Ours
 from .contestants.rest_firewall import RestFirewall
 from .policies import LARGE, SMALL, Size
-from .row import US, Plot, Run, Series
+from .row import US, Plot, Row, Run, Series
 
 ADD, REMOVE, JOIN, LEAVE = "add one rule", "remove one rule", "add one member", "remove one member"
 SMALLER = ", 10 x 10"
@@ -48,6 +49,22 @@ def measure(kind: str, sent: Sequence[str] = ()) -> Callable[[Run], Iterator[Ser
 
 def plot(name: str, title: str, kind: str) -> Plot:
     return Plot(name, title, "", "milliseconds", (kind, kind + SMALLER), log_y=True)
+
+
+def of_one_rule(name: str, title: str, about: str, kind: str) -> Row:
+    return Row(
+        name=name,
+        title=title,
+        about=about,
+        measure=measure(kind),
+        targets=(
+            judges.at_most("median 4 ms", kind, 4),
+            judges.at_most("p99 20 ms", kind, 20, share=0.99),
+            judges.times("at most 1.5 times of 10 x 10", kind, 1.5, of=kind + SMALLER),
+        ),
+        plots=(plot(name, title, kind),),
+        headline=(kind,),
+    )
 
 
 @dataclass

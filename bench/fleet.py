@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench import results
+from bench import policies, results
 from bench.row import US, Series, Target, Verdict
 from bench.swarm import Swarm
 from firewall_app.policy.model import (
@@ -28,7 +28,6 @@ from firewall_app.policy.model import (
     Tag,
 )
 from firewall_app.policy.policy import Draft, Policy
-from firewall_app.store import Store
 from lab.controller import RYU, Controller, free_port, is_listened_on
 from lab.system import LabError, end, spawn, tail, wait_until
 
@@ -122,10 +121,7 @@ class Fleet:
 def fleet(directory: Path, hypervisors: int, ports: int = PORTS, rules: int = RULES) -> Iterator[Fleet]:
     """A controller in a directory of its own, started, to which nobody has connected."""
     directory.mkdir(exist_ok=True)
-    store = Store.open(f"sqlite:///{directory}/firewall.db")
-    draft = policy(hypervisors, ports, rules)
-    store.commit(draft.changes, draft.counters, store.newest())
-    store.close()
+    policies.keep(f"sqlite:///{directory}/firewall.db", policy(hypervisors, ports, rules))
     with ExitStack() as stack:
         controller = stack.enter_context(Controller(directory))
         interfaces = ("eth0", *(f"tap{place}" for place in range(1, ports + 1)))

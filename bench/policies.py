@@ -84,7 +84,7 @@ def droplet_id(port: int) -> int:
     return 1 + port
 
 
-def policy(size: Size, spare: int = 1) -> Policy:
+def policy(size: Size, spare: int = 1) -> Draft:
     """A policy of this size; `spare` droplets more are elsewhere and do not carry the tag yet."""
     draft = Policy().edit()
     draft.put(Hypervisor(HERE, "here", (UPLINK,)))
@@ -97,7 +97,7 @@ def policy(size: Size, spare: int = 1) -> Policy:
         draft.put(Droplet(number, name=f"member-{member}", tags=(TAG,) if member < size.members else ()))
         draft.put(Port(member_interface(member), number, ELSEWHERE, member_interface(member), None, member_mac(member),
                        (member_address(member),), slot=draft.new_slot(ELSEWHERE)))  # fmt: skip
-    return draft.done()
+    return draft
 
 
 def _add_port(draft: Draft, size: Size, port: int) -> None:
@@ -114,14 +114,10 @@ def _add_port(draft: Draft, size: Size, port: int) -> None:
     draft.put(Firewall(firewall_id(port), DEFAULT_ACCOUNT, f"firewall-{port}", tuple(rules), (), (droplet_id(port),)))
 
 
-def keep(url: str, wanted: Policy) -> None:
+def keep(url: str, draft: Draft) -> None:
     """Makes a store that holds just this policy.  Nobody else may have it open."""
-    draft = Policy().edit()
-    for table in (wanted.hypervisors, wanted.tags, wanted.droplets, wanted.ports, wanted.firewalls):
-        for entity in table.values():
-            draft.put(entity)
     store = Store.open(url)
     try:
-        store.commit(draft.changes, wanted.counters, store.newest())
+        store.commit(draft.changes, draft.counters, store.newest())
     finally:
         store.close()

@@ -8,61 +8,32 @@ has it.  The databases are files, without `fsync` on the way of a change (OVSDB'
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from lab.network import Lab
-from lab.system import end, run, spawn, wait_until
 
+from .. import ovn as daemons
 from ..ovsdb import Ovsdb
 from ..policies import Size, address, mac, member_address, service, source
 from . import NEW_SERVICE, add_interfaces, flow_count, new_source, port_of, seconds
 
-SCHEMAS = "/usr/share/ovn"
 SET = "members"
-BRIDGE = "br-int"
 NEW_PRIORITY = 1003  # of rules that are added, by which they are found
 
 
 class Ovn:
     def __init__(self, lab: Lab, size: Size, tag: str = "", shared: bool = False) -> None:
         self.size, self.shared = size, shared
-        version = run("ovn-controller", "--version").splitlines()[0].split()[-1]
-        self.name = f"OVN {version}" + (", one group" if shared else "")
-        self._host = lab.add_hypervisor(f"ovn{tag}{'s' if shared else ''}", f"{len(lab.hypervisors) + 1:016x}")
-        self.ovs = self._host.ovs
-        self.ovs.vsctl("del-br", self._host.bridge)
-        self._directory = self.ovs.directory
-        self._lab = lab
-        for database, schema in (("nb", "ovn-nb.ovsschema"), ("sb", "ovn-sb.ovsschema")):
-            file = str(self._directory / f"{database}.db")
-            run("ovsdb-tool", "create", file, f"{SCHEMAS}/{schema}")
-            self._daemon("ovsdb-server", f"ovsdb-{database}", file,
-                         f"--remote=punix:{self._directory}/{database}.sock")  # fmt: skip
-            wait_until(f"the {database} database", (self._directory / f"{database}.sock").is_socket, 20)
-        nb, sb = (f"unix:{self._directory}/{database}.sock" for database in ("nb", "sb"))
-        run("ovn-nbctl", f"--db={nb}", "init")
-        run("ovn-sbctl", f"--db={sb}", "init")
-        self._daemon("ovn-northd", "ovn-northd", f"--ovnnb-db={nb}", f"--ovnsb-db={sb}")
-        self.ovs.vsctl("set", "Open_vSwitch", ".", "external_ids:system-id=hv1", f"external_ids:ovn-remote={sb}",
-                       "external_ids:ovn-encap-type=geneve", "external_ids:ovn-encap-ip=127.0.0.1",
-                       "external_ids:ovn-bridge-datapath-type=netdev")  # fmt: skip
-        self._daemon("ovn-controller", "ovn-controller", self.ovs.database)
-        wait_until("ovn-controller's bridge", lambda: BRIDGE in self.ovs.vsctl("list-br").split(), 30)
+        self.name = daemons.version() + (", one group" if shared else "")
+        host = lab.add_hypervisor(f"ovn{tag}{'s' if shared else ''}", f"{len(lab.hypervisors) + 1:016x}")
+        self.ovs, self._bridge = host.ovs, host.bridge
+        directory = self.ovs.directory / "ovn"
+        lab.keep(daemons.Ovn(directory, host))
         interfaces = (f"t{port}" for port in range(size.ports))
-        add_interfaces(self.ovs, BRIDGE, interfaces, lambda port: [f"external_ids:iface-id=p{port}"])
-        self._nb = lab.keep(Ovsdb(self._directory / "nb.sock", "OVN_Northbound"))
+        add_interfaces(self.ovs, self._bridge, interfaces, lambda port: [f"external_ids:iface-id=p{port}"])
+        self._nb = lab.keep(Ovsdb(directory / "nb.sock", "OVN_Northbound"))
         self._synced()
         self._group_count = 1 if shared else size.ports
-
-    def _daemon(self, program: str, name: str, *arguments: str) -> None:
-        process = spawn(
-            ["ip", "netns", "exec", self._host.netns, program, *arguments,
-             f"--pidfile={self._directory}/{name}.pid", "-vconsole:emer", "-vsyslog:off"],
-            self._directory / f"{name}.out",
-            {**os.environ, **{f"{which}_RUNDIR": str(self._directory) for which in ("OVS", "OVN")}},
-        )  # fmt: skip
-        self._lab.keep(_Process(process))
 
     # ---- everything
 
@@ -74,7 +45,7 @@ class Ovn:
         self._synced(*({"op": "delete", "table": table, "where": []} for table in tables))
 
     def flows(self) -> int:
-        return flow_count(self.ovs, BRIDGE)
+        return flow_count(self.ovs, self._bridge)
 
     def _all(self) -> list[dict[str, Any]]:
         size = self.size
@@ -152,16 +123,6 @@ class Ovn:
         number = self._nb.transact(*operations, bump, look)[-1]["rows"][0]["nb_cfg"]
         self._nb.transact({"op": "wait", "timeout": 100_000, "table": "NB_Global", "where": [], "columns": ["hv_cfg"],
                            "until": "==", "rows": [{"hv_cfg": number}]})  # fmt: skip
-
-
-class _Process:
-    """What a lab can own."""
-
-    def __init__(self, process: Any) -> None:
-        self._process = process
-
-    def close(self) -> None:
-        end(self._process)
 
 
 def _group(number: int) -> str:

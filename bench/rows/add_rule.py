@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from .. import changes, judges
-from ..row import Row
+from .. import changes
 
-TITLE = "Add one rule to one port at 200 x 50"
-
-ROW = Row(
+ROW = changes.of_one_rule(
     name="add-rule",
-    title=TITLE,
+    title="Add one rule to one port at 200 x 50",
     about=(
         "A rule is added to the firewall of one port: from the HTTP request on an open connection to the answer "
         "with `Prefer: wait`, so it is durable (SQLite, `synchronous=FULL`) and committed by the switch. "
@@ -18,12 +15,5 @@ ROW = Row(
         "driver: until it has flushed. rest_firewall: until a flow monitor shows the flow, which no store keeps. "
         "The same at 10 ports x 10 rules. Rules are added and removed in turns, at other ports each time."
     ),
-    measure=changes.measure(changes.ADD),
-    targets=(
-        judges.at_most("median 4 ms", changes.ADD, 4),
-        judges.at_most("p99 20 ms", changes.ADD, 20, share=0.99),
-        judges.times("at most 1.5 times of 10 x 10", changes.ADD, 1.5, of=changes.ADD + changes.SMALLER),
-    ),
-    plots=(changes.plot("add-rule", TITLE, changes.ADD),),
-    headline=(changes.ADD,),
+    kind=changes.ADD,
 )

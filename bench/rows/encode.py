@@ -32,7 +32,7 @@ OBJECTS = 1000  # flow-mods that slow ways make in one go
 
 def measure(run: Run) -> Iterator[Series]:
     size = Size(10, 10) if run.quick else LARGE
-    rules = [unit for unit in units(policies.policy(size), HERE, _interfaces(size), Rulings()).values()
+    rules = [unit for unit in units(policies.policy(size).done(), HERE, _interfaces(size), Rulings()).values()
              if isinstance(unit, RuleFlows) and unit.networks]  # fmt: skip
     ways: dict[str, tuple[Callable[[list[RuleFlows]], list[bytes]], list[RuleFlows]]] = {
         US: (_templates, rules),

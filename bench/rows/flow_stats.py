@@ -32,7 +32,7 @@ def measure(run: Run) -> Iterator[Series]:
         add_interfaces(ovs, bridge, (policies.interface(port) for port in range(size.ports)))
         socket = ovs.directory / f"{bridge}.mgmt"
         ovs_ofctl = f"ovs-ofctl {command('ovs-ofctl', '--version').split()[3]} dump-flows"
-        talk = lab.keep(Conversation(socket, policies.policy(size), HERE))
+        talk = lab.keep(Conversation(socket, policies.policy(size).done(), HERE))
         bare = lab.keep(Bare(socket))
         told = bare.statistics()
         flows = sum(len(wire.decode(message).flows) for message in told)
