@@ -217,12 +217,14 @@ def in_turns(
     built: Sequence[Contestant],
     units: Mapping[str, str],
     sample: Callable[[Contestant, int], dict[str, float]],
+    each: int = 1,
 ) -> Iterator[Series]:
-    """One series for each contestant and thing (with its unit), of samples taken A B C A B C."""
+    """One series for each contestant and thing (with its unit), of samples taken A B C A B C, so many for each run."""
     found: dict[tuple[str, str], list[float]] = {}
-    for turn in range(run.runs):
+    turns = run.runs * each
+    for turn in range(turns):
         for number, one in enumerate(built):
-            run.progress(f"{one.who}, run {turn + 1}", (turn + number / len(built)) / run.runs)
+            run.progress(f"{one.who}, turn {turn + 1}", (turn + number / len(built)) / turns)
             for what, value in sample(one, turn).items():
                 found.setdefault((one.who, what), []).append(value)
     for what, unit in units.items():

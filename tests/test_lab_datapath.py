@@ -103,7 +103,7 @@ def test_new_and_known_connections_are_cached_under_the_same_masks(built: list[C
 def test_throughput_is_measured_of_all_with_the_passes_that_each_takes(built: list[Contestant], tmp_path: Path) -> None:
     found = list(throughput.measured(Small(tmp_path), built))
     of_cable = (throughput.TCP, throughput.PACKETS, throughput.RTT)
-    assert {(one.who, one.what) for one in found} == expected(throughput.UNITS, *of_cable)
+    assert {(one.who, one.what) for one in found} == expected({**throughput.STREAM, **throughput.SMALL}, *of_cable)
     assert all(one.median > 0 for one in found)
     passes = by_who(iter(found), throughput.PASSES)
     # Once for a switch, and once more for each time that a packet is tracked.
