@@ -715,6 +715,7 @@ class Session:
         out = self._adds(put)
         self._in_bundle += Difference((), tuple(put), ())
         if not self._to_come:
+            self._to_come = {}  # what was in it is gone, but not the room for it
             out.append(wire.barrier(self._version, self._ask("a bundle", now)))
         return out
 
