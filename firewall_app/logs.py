@@ -27,9 +27,8 @@ from typing import Any
 FORMATS = ("text", "json")
 _TO_LOGGING = frozenset({"exc_info", "stack_info", "stacklevel", "extra"})
 _BARE = re.compile(r'[^\s"=\\]+')
-_PLAIN = re.compile(
-    r"[\w./+-]+", re.ASCII
-)  # as most values are: bare, printable, and too little for a secret's pattern
+# As most values are: bare, printable, and without what the pattern of any secret needs.
+_PLAIN = re.compile(r"[\w./+-]+", re.ASCII)
 _DETAIL = "    "  # before every further line of an event: nothing that is told there looks like a line of its own
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
 _SECRETS = re.compile(

@@ -172,13 +172,14 @@ class Progress:
     ) -> None:
         """A change was committed at revision `rev`; `hosts` are the hypervisors that it concerns."""
         self.totals.changes += 1
-        self._hosts.update(dict.fromkeys(hosts, rev))
+        to_confirm = dict.fromkeys(hosts, rev)
+        self._hosts.update(to_confirm)
         touched: set[str] = set()
         for change in changes:
             touched |= before.touched_firewalls(change) | after.touched_firewalls(change)
             for name in before.names_of(change) | after.names_of(change):
                 if after.naming(name):
-                    self._named.setdefault(name, {}).update(dict.fromkeys(hosts, rev))
+                    self._named.setdefault(name, {}).update(to_confirm)
                 else:
                     self._named.pop(name, None)
         moved = {change.old.droplet_id for change in changes if isinstance(change.old, Port)}

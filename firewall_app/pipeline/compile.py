@@ -16,9 +16,9 @@ from .unit import AddressSet, Flood, RuleFlows, SetMembers, is_plain
 MOST_SETS = 64
 # The firewalls that one port asks.  No more are accepted (service/core.py); were there more, they would not count.
 MOST_FIREWALLS = 1000
+_NONE_KNOWN: Mapping[int, RuleFlows] = {}
 
 
-EMPTY: Mapping[int, RuleFlows] = {}
 Shared = Tag | ExternalPeer  # what rules name and switches know as one set of addresses, whoever names it
 
 
@@ -33,7 +33,7 @@ class Rulings:
 
 
 def rule_units(
-    policy: Policy, rule_set: Firewall | PortRules, direction: Direction, known: Mapping[int, RuleFlows] = EMPTY
+    policy: Policy, rule_set: Firewall | PortRules, direction: Direction, known: Mapping[int, RuleFlows] = _NONE_KNOWN
 ) -> dict[int, tuple[RuleFlows, SetMembers | None]]:
     """What each rule of a direction comes to, by its id: its flows, and the set of its own addresses if it has one.
 

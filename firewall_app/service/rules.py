@@ -5,7 +5,7 @@ Names are looked up within one account; what belongs to another does not exist h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from ..policy.errors import Fault, Invalid
@@ -109,7 +109,7 @@ def _numbered(draft: Draft, rule: Rule, was: Rule | None) -> Rule:
 
 def added(draft: Draft, old: Sequence[Rule], new: Sequence[Rule]) -> tuple[Rule, ...]:
     """The old rules and those of the new ones that are not among them yet."""
-    result, known = list(old), _contents_like(new, old)
+    result, known = list(old), {rule.content for rule in _like(new, old)}
     for rule in new:
         if (content := rule.content) not in known:
             known.add(content)
@@ -120,16 +120,16 @@ def added(draft: Draft, old: Sequence[Rule], new: Sequence[Rule]) -> tuple[Rule,
 def removed(old: Sequence[Rule], gone: Sequence[Rule]) -> tuple[tuple[Rule, ...], int]:
     """The old rules less those that say the same as one of `gone`; and how many of `gone` matched none."""
     unwanted = [rule.content for rule in gone]
-    going, known = set(unwanted), _contents_like(gone, old)
-    services = {rule.ports for rule in gone}
-    left = tuple(rule for rule in old if rule.ports not in services or rule.content not in going)
-    return left, sum(content not in known for content in unwanted)
+    going, like = set(unwanted), _like(gone, old)
+    known = {rule.content for rule in like}
+    goes = {id(rule) for rule in like if rule.content in going}
+    return tuple(rule for rule in old if id(rule) not in goes), sum(content not in known for content in unwanted)
 
 
-def _contents_like(some: Iterable[Rule], rules: Iterable[Rule]) -> set[Hashable]:
-    """What those of the rules say that may say the same as some others: not all of a long list is looked at whole."""
+def _like(some: Iterable[Rule], rules: Iterable[Rule]) -> list[Rule]:
+    """Those of the rules that may say the same as some others: not all of a long list is looked at whole."""
     services = {rule.ports for rule in some}
-    return {rule.content for rule in rules if rule.ports in services}
+    return [rule for rule in rules if rule.ports in services]
 
 
 def note_unmatched(core: Core, unmatched: int) -> int:
